@@ -1,0 +1,90 @@
+"""The head that fine-tuning puts on BERT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mxnet as mx
+from mxnet.gluon import HybridBlock, nn
+from mxnet.initializer import Normal
+
+from bert.convert import config_from_huggingface, lower_case_of, read_json
+from bert.errors import UserError
+from bert.modeling import INITIALIZER_RANGE, BERTModel
+from bert.parameters import read_params, set_parameters
+from bert.tokenizer import BERTTokenizer, check_vocabulary
+
+
+class BERTClassifier(HybridBlock):
+    """Dropout and one dense layer on the pooled [CLS] row (section 4.1).
+
+    Parameters are named as in ``gluonnlp.model.BERTClassifier``, of which a saved file can be
+    loaded (its dropout must not be 0, or its dense layer is called ``classifier.0``).
+
+    Parameters
+    ----------
+    bert : BERTModel
+    num_classes : int
+        Number of labels; 1 for regression.
+    dropout : float
+
+    Inputs
+        as those of :class:`bert.modeling.BERTModel`
+    Outputs
+        - **logits** ``[B, num_classes]`` float32
+    """
+
+    def __init__(self, bert: BERTModel, num_classes: int = 2, dropout: float = 0.1, **kwargs):
+        super().__init__(**kwargs)
+        self.bert = bert
+        with self.name_scope():
+            self.classifier = nn.HybridSequential()
+            self.classifier.add(nn.Dropout(dropout))
+            self.classifier.add(
+                nn.Dense(
+                    num_classes,
+                    in_units=bert.config.units,
+                    weight_initializer=Normal(INITIALIZER_RANGE),
+                )
+            )
+
+    def hybrid_forward(self, F, input_ids, token_types, valid_length):
+        _, pooled = self.bert(input_ids, token_types, valid_length)
+        return self.classifier(pooled)
+
+
+def load_classifier(
+    path: str | Path, dropout: float, ctx: mx.Context
+) -> tuple[BERTClassifier, BERTTokenizer, dict]:
+    """Load a fine-tuned model from a run's folder, or from the ``.params`` file in one.
+
+    Returns
+    -------
+    net : BERTClassifier
+    tokenizer : BERTTokenizer
+    config : dict
+        The folder's ``config.json``: with ``task_name``, ``max_len`` and ``id2label``.
+
+    Raises
+    ------
+    UserError
+        The folder is not a run's, or its files are damaged or do not fit each other.
+    """
+    path = Path(path)
+    parameters = path / "model.params" if path.is_dir() else path
+    if not parameters.is_file():
+        raise UserError(f"there is no fine-tuned model {parameters}")
+    folder = parameters.parent
+    config = read_json(folder / "config.json")
+    missing = [key for key in ("task_name", "max_len", "id2label") if key not in config]
+    if missing:
+        raise UserError(
+            f"{folder / 'config.json'} is not that of a fine-tuned run: it lacks "
+            f"{', '.join(missing)}"
+        )
+    tokenizer = BERTTokenizer(folder / "vocab.txt", lower_case_of(folder))
+    bert = BERTModel(config_from_huggingface(folder / "config.json"), dropout, cls_only=True)
+    check_vocabulary(tokenizer, bert.config.vocab_size, folder / "vocab.txt")
+    net = BERTClassifier(bert, len(config["id2label"]), dropout)
+    set_parameters(net, read_params(parameters), [ctx], parameters)
+    return net, tokenizer, config

@@ -1,0 +1,256 @@
+"""BERT as Gluon HybridBlocks (Devlin et al. 2018, https://arxiv.org/abs/1810.04805).
+
+Every parameter has gluonnlp's structural name
+(``encoder.transformer_cells.0.attention_cell.proj_query.weight``), so a saved file loads into
+``gluonnlp.model.BERTModel`` and the other way round.
+
+Shapes: B pairs in a batch, L tokens in its longest pair, ``units`` the width of the model.
+Inside the encoder the token axis comes first, ``[L, B, units]``: MXNet's attention operators want
+it so, and the [CLS] rows then are one contiguous slice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from mxnet.gluon import HybridBlock, nn
+from mxnet.initializer import Normal
+
+from bert.errors import UserError
+
+# "initializer_range" of every published BERT: the standard deviation of new weights.
+INITIALIZER_RANGE = 0.02
+
+
+@dataclass(frozen=True)
+class BERTConfig:
+    """The sizes of a BERT, named as in gluonnlp.
+
+    ``hidden_size`` is the width of the feed-forward layer (Hugging Face: intermediate_size),
+    ``units`` the width of everything else (Hugging Face: hidden_size).
+    """
+
+    vocab_size: int
+    num_layers: int = 12
+    units: int = 768
+    hidden_size: int = 3072
+    num_heads: int = 12
+    max_length: int = 512
+    token_type_vocab_size: int = 2
+    layer_norm_eps: float = 1e-12
+
+    def __post_init__(self):
+        for name, value in asdict(self).items():
+            if not value > 0:
+                raise UserError(f"a BERT needs a positive {name}, not {value!r}")
+        if self.units % self.num_heads:
+            raise UserError(f"{self.units} units do not divide into {self.num_heads} heads")
+
+
+class _ParameterBlock(HybridBlock):
+    """A block that owns all parameters of its computation, under dotted structural names.
+
+    Gluon names a parameter after the child block that holds it. Holding them here instead keeps
+    one layer's mathematics in one function, where operators can be fused across what gluonnlp
+    splits into children, and still saves and loads gluonnlp's names.
+    """
+
+    def __init__(self, shapes: dict[str, tuple[int, ...]], **kwargs):
+        super().__init__(**kwargs)
+        self._structural_names = {}
+        for name, shape in shapes.items():
+            init = {"bias": "zeros", "beta": "zeros", "gamma": "ones"}.get(name.split(".")[-1])
+            init = init or Normal(INITIALIZER_RANGE)
+            attribute = name.replace(".", "_")
+            self._structural_names[attribute] = name
+            setattr(self, attribute, self.params.get(attribute, shape=shape, init=init))
+
+    def _collect_params_with_prefix(self, prefix=""):
+        dot = prefix + "." if prefix else ""
+        collected = {dot + self._structural_names[k]: v for k, v in self._reg_params.items()}
+        for name, child in self._children.items():
+            collected.update(child._collect_params_with_prefix(dot + name))
+        return collected
+
+
+class EncoderCell(_ParameterBlock):
+    """One layer of the encoder: attention, then the feed-forward layers (section 3 and fig. 1).
+
+    Parameters
+    ----------
+    config : BERTConfig
+    dropout : float
+        Rate on the attention probabilities and on the output of both halves.
+    cls_only : bool
+        Compute the output for the first token of each pair only: all that a classifier reads of
+        the last layer. It saves that layer's query, projection and feed-forward on other tokens.
+
+    Inputs
+        - **hidden** ``[L, B, units]`` float32
+        - **valid_length** ``[B]`` int32
+    Outputs
+        - **hidden** ``[L, B, units]`` float32, or ``[1, B, units]`` with ``cls_only``
+    """
+
+    def __init__(self, config: BERTConfig, dropout: float, cls_only: bool = False, **kwargs):
+        units, hidden_size = config.units, config.hidden_size
+        shapes = {}
+        for name in ("query", "key", "value"):
+            shapes[f"attention_cell.proj_{name}.weight"] = (units, units)
+            shapes[f"attention_cell.proj_{name}.bias"] = (units,)
+        shapes |= {
+            "proj.weight": (units, units),
+            "proj.bias": (units,),
+            "layer_norm.gamma": (units,),
+            "layer_norm.beta": (units,),
+            "ffn.ffn_1.weight": (hidden_size, units),
+            "ffn.ffn_1.bias": (hidden_size,),
+            "ffn.ffn_2.weight": (units, hidden_size),
+            "ffn.ffn_2.bias": (units,),
+            "ffn.layer_norm.gamma": (units,),
+            "ffn.layer_norm.beta": (units,),
+        }
+        super().__init__(shapes, **kwargs)
+        self._config = config
+        self._dropout = dropout
+        self._cls_only = cls_only
+
+    def hybrid_forward(self, F, hidden, valid_length, **weights):
+        units, heads = self._config.units, self._config.num_heads
+        eps = self._config.layer_norm_eps
+
+        queries = F.slice_axis(hidden, axis=0, begin=0, end=1) if self._cls_only else hidden
+        query = _dense(F, queries, weights, "attention_cell_proj_query", units)
+        # The attention operators take keys and values interleaved head by head; interleaving the
+        # weights (units² numbers) is cheaper than interleaving what they produce.
+        weight = F.concat(
+            weights["attention_cell_proj_key_weight"].reshape((heads, -1, units)),
+            weights["attention_cell_proj_value_weight"].reshape((heads, -1, units)),
+            dim=1,
+        ).reshape((-1, units))
+        bias = F.concat(
+            weights["attention_cell_proj_key_bias"].reshape((heads, -1)),
+            weights["attention_cell_proj_value_bias"].reshape((heads, -1)),
+            dim=1,
+        ).reshape((-1,))
+        key_value = F.FullyConnected(hidden, weight, bias, num_hidden=2 * units, flatten=False)
+        # [B * heads, Lq, L], divided by sqrt(units / heads) in the operator
+        scores = F.contrib.interleaved_matmul_encdec_qk(query, key_value, heads=heads)
+        # softmax wants a length for each of its rows: [B] -> [B * heads, Lq]
+        lengths = F.broadcast_like(
+            F.repeat(valid_length, heads).expand_dims(1), scores, lhs_axes=(1,), rhs_axes=(1,)
+        )
+        probabilities = F.softmax(scores, length=lengths, use_length=True, axis=-1)
+        probabilities = F.Dropout(probabilities, p=self._dropout)
+        context = F.contrib.interleaved_matmul_encdec_valatt(key_value, probabilities, heads=heads)
+
+        attended = F.Dropout(_dense(F, context, weights, "proj", units), p=self._dropout)
+        attended = _layer_norm(F, queries + attended, weights, "layer_norm", eps)
+
+        inner = _dense(F, attended, weights, "ffn_ffn_1", self._config.hidden_size)
+        inner = F.LeakyReLU(inner, act_type="gelu")  # x Φ(x) with the exact normal cdf Φ
+        outer = F.Dropout(_dense(F, inner, weights, "ffn_ffn_2", units), p=self._dropout)
+        return _layer_norm(F, attended + outer, weights, "ffn_layer_norm", eps)
+
+
+def _dense(F, data, weights, name, num_hidden):
+    return F.FullyConnected(
+        data,
+        weights[f"{name}_weight"],
+        weights[f"{name}_bias"],
+        num_hidden=num_hidden,
+        flatten=False,
+    )
+
+
+def _layer_norm(F, data, weights, name, eps):
+    return F.LayerNorm(data, weights[f"{name}_gamma"], weights[f"{name}_beta"], eps=eps)
+
+
+class Encoder(_ParameterBlock):
+    """Position embeddings, LayerNorm and dropout of the embeddings, then the layers.
+
+    Inputs
+        - **embeddings** ``[L, B, units]`` float32: word plus token-type embeddings
+        - **valid_length** ``[B]`` int32
+    Outputs
+        - **hidden** ``[L, B, units]`` float32, or ``[1, B, units]`` with ``cls_only``
+    """
+
+    def __init__(self, config: BERTConfig, dropout: float, cls_only: bool, **kwargs):
+        shapes = {
+            "position_weight": (config.max_length, config.units),
+            "layer_norm.gamma": (config.units,),
+            "layer_norm.beta": (config.units,),
+        }
+        super().__init__(shapes, **kwargs)
+        self._dropout = dropout
+        self._eps = config.layer_norm_eps
+        with self.name_scope():
+            self.transformer_cells = nn.HybridSequential()
+            for layer in range(config.num_layers):
+                last = layer == config.num_layers - 1
+                self.transformer_cells.add(EncoderCell(config, dropout, cls_only and last))
+
+    def hybrid_forward(self, F, embeddings, valid_length, **weights):
+        positions = F.slice_like(weights["position_weight"], embeddings, axes=(0,))  # [L, units]
+        hidden = F.broadcast_add(embeddings, positions.expand_dims(1))
+        hidden = _layer_norm(F, hidden, weights, "layer_norm", self._eps)
+        hidden = F.Dropout(hidden, p=self._dropout)
+        for cell in self.transformer_cells:
+            hidden = cell(hidden, valid_length)
+        return hidden
+
+
+class BERTModel(HybridBlock):
+    """The pretrained part of BERT: embeddings, encoder and pooler.
+
+    Parameters
+    ----------
+    config : BERTConfig
+    dropout : float
+        Rate of every dropout inside.
+    cls_only : bool
+        Leave out what only the other tokens' final states need, and return an empty-handed
+        ``[B, 1, units]`` for them: the [CLS] rows.
+
+    Inputs
+        - **input_ids** ``[B, L]`` int32
+        - **token_types** ``[B, L]`` int32: 0 for the first sentence, 1 for the second
+        - **valid_length** ``[B]`` int32: tokens that are not padding
+    Outputs
+        - **hidden** ``[B, L, units]`` float32, ``[B, 1, units]`` with ``cls_only``
+        - **pooled** ``[B, units]`` float32: tanh of a dense layer on the [CLS] rows
+    """
+
+    def __init__(self, config: BERTConfig, dropout: float = 0.1, cls_only: bool = False, **kwargs):
+        super().__init__(**kwargs)
+        self.config = config
+        initializer = Normal(INITIALIZER_RANGE)
+        with self.name_scope():
+            # One-element containers, because gluonnlp's names have the ".0".
+            self.word_embed = nn.HybridSequential()
+            self.word_embed.add(
+                nn.Embedding(config.vocab_size, config.units, weight_initializer=initializer)
+            )
+            self.token_type_embed = nn.HybridSequential()
+            self.token_type_embed.add(
+                nn.Embedding(
+                    config.token_type_vocab_size, config.units, weight_initializer=initializer
+                )
+            )
+            self.encoder = Encoder(config, dropout, cls_only)
+            self.pooler = nn.Dense(
+                config.units,
+                activation="tanh",
+                in_units=config.units,
+                weight_initializer=initializer,
+            )
+
+    def hybrid_forward(self, F, input_ids, token_types, valid_length):
+        embeddings = self.word_embed(F.transpose(input_ids)) + self.token_type_embed(
+            F.transpose(token_types)
+        )
+        hidden = self.encoder(embeddings, valid_length)
+        pooled = self.pooler(F.slice_axis(hidden, axis=0, begin=0, end=1).reshape((-3, 0)))
+        return F.swapaxes(hidden, 0, 1), pooled

@@ -1,0 +1,128 @@
+"""MXNet's ``.params`` files, and arrays into and out of a network.
+
+The reader is ours, not MXNet's: that one is C++ and trusts the sizes it finds, so a damaged file
+can end the process. This one believes nothing, and fails with a sentence.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import mxnet as mx
+import numpy as np
+from mxnet.gluon import Block
+
+from bert.errors import UserError
+
+_LIST_MAGIC = 0x112
+_ARRAY_MAGICS = (0xF993FAC9, 0xF993FACA)  # NDArray format 2 (MXNet 1.0 on) and 3 (NumPy shapes)
+_DENSE = 0
+_DTYPES = {0: "<f4", 1: "<f8", 2: "<f2", 3: "u1", 4: "<i4", 5: "i1", 6: "<i8"}
+_MOST_DIMENSIONS = 32
+
+
+class _Reader:
+    """A cursor over bytes that checks every length before it reads."""
+
+    def __init__(self, content: bytes):
+        self._content = content
+        self._position = 0
+
+    def take(self, size: int) -> memoryview:
+        end = self._position + size
+        if size < 0 or end > len(self._content):
+            raise ValueError("it ends too early")
+        chunk = memoryview(self._content)[self._position : end]
+        self._position = end
+        return chunk
+
+    def number(self, layout: str) -> int:
+        return struct.unpack("<" + layout, self.take(struct.calcsize("<" + layout)))[0]
+
+    def array(self) -> np.ndarray:
+        if self.number("I") not in _ARRAY_MAGICS:
+            raise ValueError("an array does not begin as it should")
+        if self.number("i") != _DENSE:
+            raise ValueError("an array is sparse")
+        dimensions = self.number("i")
+        if not 0 < dimensions <= _MOST_DIMENSIONS:
+            raise ValueError(f"an array has {dimensions} dimensions")
+        shape = [self.number("q") for _ in range(dimensions)]
+        self.take(8)  # the device it was saved from
+        dtype = _DTYPES.get(self.number("i"))
+        if dtype is None or min(shape) < 0:
+            raise ValueError("an array's type or shape is not known")
+        count = 1
+        for extent in shape:
+            count *= extent
+        data = self.take(count * np.dtype(dtype).itemsize)
+        return np.frombuffer(data, dtype).reshape(shape)
+
+    def at_end(self) -> bool:
+        return self._position == len(self._content)
+
+
+def read_params(path: str | Path) -> dict[str, np.ndarray]:
+    """Read a ``.params`` file of named dense arrays.
+
+    Returns
+    -------
+    dict of str to arrays
+        Names without the ``arg:`` and ``aux:`` that symbolic exports put before them.
+
+    Raises
+    ------
+    UserError
+        The file cannot be read, is cut short, or is not such a file.
+    """
+    try:
+        reader = _Reader(Path(path).read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    try:
+        if reader.number("Q") != _LIST_MAGIC:
+            raise ValueError("it does not begin as one")
+        reader.take(8)  # reserved
+        arrays = [reader.array() for _ in range(reader.number("Q"))]
+        names = [bytes(reader.take(reader.number("Q"))).decode() for _ in range(reader.number("Q"))]
+        if len(names) != len(arrays) or len(set(names)) != len(names) or not reader.at_end():
+            raise ValueError("its names do not fit its arrays")
+    except ValueError as error:
+        raise UserError(f"{path} is damaged or not a .params file: {error}") from None
+    return {
+        n.removeprefix("arg:").removeprefix("aux:"): a for n, a in zip(names, arrays, strict=True)
+    }
+
+
+def parameters_of(net: Block) -> dict[str, mx.gluon.Parameter]:
+    """Return a network's parameters by structural name, in a fixed order."""
+    return dict(sorted(net._collect_params_with_prefix().items()))
+
+
+def set_parameters(
+    net: Block, arrays: dict[str, np.ndarray], ctx: list[mx.Context], source: str | Path
+) -> None:
+    """Give a network the values in ``arrays``: all of them, of the right shapes, or UserError.
+
+    ``source`` is the file that the message names.
+    """
+    parameters = parameters_of(net)
+    missing = [name for name in parameters if name not in arrays]
+    left_over = [name for name in arrays if name not in parameters]
+    if missing or left_over:
+        raise UserError(
+            f"{source} does not hold this network's parameters; missing: "
+            f"{', '.join(missing) or 'nothing'}; not known: {', '.join(left_over) or 'nothing'}"
+        )
+    for name, parameter in parameters.items():
+        if arrays[name].shape != parameter.shape:
+            raise UserError(
+                f"{source}: {name} is {arrays[name].shape}, and the network's is {parameter.shape}"
+            )
+        if not np.isfinite(arrays[name]).all():
+            raise UserError(f"{source}: {name} holds values that are not finite")
+    for name, parameter in parameters.items():
+        # Constant initialisation would be computed twice; this allocates and copies once.
+        parameter.initialize(init=mx.init.Zero(), ctx=ctx, force_reinit=True)
+        parameter.set_data(mx.nd.array(arrays[name], dtype=parameter.dtype))

@@ -1,0 +1,186 @@
+"""BERTAdam, its warm-up and decay, and the clipping of gradients by their global norm."""
+
+from __future__ import annotations
+
+import math
+
+import mxnet as mx
+from mxnet.ndarray import NDArray
+from mxnet.ndarray.contrib import multi_adamw_update
+
+# The largest global norm of an update's gradients, as in google-research/bert.
+MAX_GRADIENT_NORM = 1.0
+# Parameters a fused update takes at once: 4 measured fastest on CPUs (0.26 s a step of BERT base
+# against 0.57 s with 50).
+_GROUP = 4
+
+
+def learning_rate(update: int, total: int, warmup_ratio: float, lr: float) -> float:
+    """Return the learning rate of an update (gluonnlp's schedule for BERT).
+
+    It rises linearly to ``lr`` over the first ``warmup_ratio`` of all updates, then falls linearly
+    to 0 at the last one.
+
+    Parameters
+    ----------
+    update : int
+        From 1 to ``total``.
+    """
+    warmup = int(total * warmup_ratio)
+    if update < warmup:
+        return lr * update / warmup
+    return lr * (total - update) / (total - warmup)
+
+
+@mx.optimizer.register
+class BERTAdam(mx.optimizer.Optimizer):
+    """Adam with decoupled weight decay and without bias correction, as BERT was trained.
+
+    With gradient g (already rescaled and clipped), decay wd and learning rate lr::
+
+        m = beta1 m + (1 - beta1) g
+        v = beta2 v + (1 - beta2) g²
+        w = w - lr (m / (sqrt(v) + epsilon) + wd w)
+
+    Decay acts on the weight itself and not through m and v, where an L2 term in the gradient
+    would be divided by sqrt(v) and so spare exactly the weights with large gradients
+    (google-research/bert, optimization.py).
+
+    Parameters
+    ----------
+    correct_bias : bool
+        Divide m and v by 1 - beta^t (Adam, algorithm 1; AdamW): larger first steps.
+
+    Notes
+    -----
+    ``rescale_grad`` may be a one-element NDArray, so that the clipping factor never leaves the
+    device; where it is not finite, the operator leaves weight, m and v as they are.
+    """
+
+    def __init__(
+        self,
+        learning_rate=5e-5,
+        beta1=0.9,
+        beta2=0.999,
+        epsilon=1e-6,
+        correct_bias=False,
+        **kwargs,
+    ):
+        super().__init__(learning_rate=learning_rate, **kwargs)
+        self.beta1 = beta1
+        self.beta2 = beta2
+        self.epsilon = epsilon
+        self.correct_bias = correct_bias
+        self.aggregate_num = _GROUP
+
+    def create_state(self, index, weight):
+        return (
+            mx.nd.zeros(weight.shape, weight.context, dtype=weight.dtype),  # m
+            mx.nd.zeros(weight.shape, weight.context, dtype=weight.dtype),  # v
+        )
+
+    def update(self, index, weight, grad, state):
+        if not isinstance(index, (list, tuple)):
+            index, weight, grad, state = [index], [weight], [grad], [state]
+        self._update_count(index)
+        rescale = self.rescale_grad
+        if not isinstance(rescale, NDArray):
+            rescale = mx.nd.full((1,), rescale, ctx=weight[0].context)
+        # m/(1-b1^t) / (sqrt(v/(1-b2^t)) + e)  =  scale m / (sqrt(v) + e sqrt(1-b2^t))
+        scale, epsilon = 1.0, self.epsilon
+        if self.correct_bias:
+            root = math.sqrt(1 - self.beta2**self.num_update)
+            scale, epsilon = root / (1 - self.beta1**self.num_update), epsilon * root
+        means, variances = zip(*state, strict=True)
+        multi_adamw_update(
+            weight,
+            grad,
+            means,
+            variances,
+            rescale_grad=rescale,
+            lrs=[scale] * len(weight),
+            etas=self._get_lrs(index),
+            wds=self._get_wds(index),
+            beta1=self.beta1,
+            beta2=self.beta2,
+            epsilon=epsilon,
+            size=len(weight),
+            out=weight,
+        )
+
+    update_multi_precision = update
+
+
+def create(name: str, weight_decay: float, epsilon: float) -> mx.optimizer.Optimizer:
+    """Return the optimizer that ``--optimizer`` names: bertadam, adamw, adam or sgd.
+
+    ``adam`` and ``sgd`` (without momentum) are MXNet's, with weight decay as an L2 term.
+    """
+    if name == "sgd":
+        return mx.optimizer.SGD(wd=weight_decay)
+    if name == "adam":
+        return mx.optimizer.Adam(epsilon=epsilon, wd=weight_decay)
+    return BERTAdam(epsilon=epsilon, wd=weight_decay, correct_bias=name == "adamw")
+
+
+class Updater:
+    """Applies an optimizer to a network's parameters, clipping by their global norm.
+
+    Parameters
+    ----------
+    parameters : dict of str to Parameter
+        By structural name, on one context. Biases and LayerNorm parameters are not decayed.
+    optimizer : mx.optimizer.Optimizer
+
+    Attributes
+    ----------
+    states : dict of str to tuple of NDArray
+        What the optimizer keeps for each parameter (m and v).
+    updates : int
+        How many updates have been made.
+    """
+
+    def __init__(self, parameters: dict[str, mx.gluon.Parameter], optimizer):
+        self._optimizer = optimizer
+        self._names = list(parameters)
+        self._weights = [parameter.data() for parameter in parameters.values()]
+        self._grads = [parameter.grad() for parameter in parameters.values()]
+        optimizer.set_wd_mult(
+            {i: 0.0 for i, n in enumerate(self._names) if n.endswith(("bias", "gamma", "beta"))}
+        )
+        states = [optimizer.create_state(i, weight) for i, weight in enumerate(self._weights)]
+        self.states = dict(zip(self._names, states, strict=True))
+        self.updates = 0
+
+    def update(self, lr: float, examples: int) -> NDArray:
+        """Make one update from gradients that are summed over ``examples`` examples.
+
+        Returns
+        -------
+        NDArray ``[1]`` float32
+            The global norm of the mean gradient before clipping. Where it is not finite, the
+            update has changed nothing.
+        """
+        self.updates += 1
+        self._optimizer.set_learning_rate(lr)
+        # One pass over the gradients; the clipping itself costs none, it is part of rescale_grad.
+        squares = mx.nd.multi_sum_sq(*self._grads, num_arrays=len(self._grads))
+        norm = mx.nd.sqrt(squares.sum()) / examples
+        # "+ 0 norm" is nan where norm is inf or nan, and tells the operator to do nothing.
+        rescale = 1.0 / (examples * mx.nd.maximum(norm / MAX_GRADIENT_NORM, 1.0)) + 0.0 * norm
+        if isinstance(self._optimizer, BERTAdam):
+            self._optimizer.rescale_grad = rescale
+        else:  # MXNet's own optimizers take a number, so here the loop waits for it
+            self._optimizer.rescale_grad = float(rescale.asscalar())
+            if not math.isfinite(self._optimizer.rescale_grad):
+                return norm
+        states = list(self.states.values())
+        group = max(1, self._optimizer.aggregate_num)
+        for start in range(0, len(states), group):
+            chunk = slice(start, start + group)
+            indices = list(range(len(states)))[chunk]
+            arguments = (indices, self._weights[chunk], self._grads[chunk], states[chunk])
+            if group == 1:
+                arguments = (argument[0] for argument in arguments)
+            self._optimizer.update_multi_precision(*arguments)
+        return norm

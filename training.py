@@ -1,0 +1,190 @@
+"""The loop: an update, an evaluation, a log line. It knows no task and no file."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import mxnet as mx
+import numpy as np
+from mxnet import autograd
+from mxnet.gluon import Block
+
+from bert.parameters import parameters_of
+from dataset import Batch, TokenizedExamples, evaluation_batches, make_batch, training_batches
+from optimizer import Updater, learning_rate
+
+
+@dataclass(frozen=True)
+class Progress:
+    """An update that is done."""
+
+    update: int  # from 1
+    epoch: int  # from 1
+    examples: int
+    loss: float  # mean over the update's examples
+    lr: float
+    gradient_norm: float  # global, before clipping
+    samples_per_second: float  # since training began; evaluation and saving left out
+
+
+class NotFiniteError(RuntimeError):
+    """A loss or a gradient is no longer a finite number; the parameters still are."""
+
+
+class Trainer:
+    """Trains a network, update by update; where it stands is one number, ``updates``.
+
+    What an update does is a function of the seed, the update's number and the parameters: the
+    order of the batches and the dropout are drawn anew from seed and number each time.
+
+    Parameters
+    ----------
+    net : Block
+        Takes the arrays of a :class:`dataset.Batch` up to the label, returns logits.
+    examples : TokenizedExamples
+    loss_function : gluon.loss.Loss
+        Returns one loss an example.
+    optimizer : mx.optimizer.Optimizer
+    ctx : mx.Context
+    batch_size, accumulate : int
+        An update sees ``accumulate`` batches and equals that of one batch as large as all.
+    epochs : int
+    max_updates : int, optional
+        End after so many updates, wherever that is.
+    lr, warmup_ratio : float
+        See :func:`optimizer.learning_rate`.
+    seed : int
+    """
+
+    def __init__(
+        self,
+        net: Block,
+        examples: TokenizedExamples,
+        loss_function: mx.gluon.loss.Loss,
+        optimizer: mx.optimizer.Optimizer,
+        ctx: mx.Context,
+        *,
+        batch_size: int,
+        accumulate: int,
+        epochs: int,
+        max_updates: int | None,
+        lr: float,
+        warmup_ratio: float,
+        seed: int,
+    ):
+        self._net = net
+        self._examples = examples
+        self._loss_function = loss_function
+        self._ctx = ctx
+        self._batch_size = batch_size
+        self._accumulate = accumulate
+        self._lr = lr
+        self._warmup_ratio = warmup_ratio
+        self._seed = seed
+        self._parameters = parameters_of(net)
+        for parameter in self._parameters.values():
+            parameter.grad_req = "write" if accumulate == 1 else "add"
+        self._updater = Updater(self._parameters, optimizer)
+        batches = -(-len(examples) // batch_size)
+        self.updates_per_epoch = -(-batches // accumulate)
+        self.total_updates = epochs * self.updates_per_epoch
+        if max_updates is not None:
+            self.total_updates = min(self.total_updates, max_updates)
+        self.updates = 0
+        self.seconds = 0.0
+        self.samples = 0
+
+    def run_until(self, stop: int, on_update: Callable[[Progress], None]) -> None:
+        """Make updates until ``stop`` of them are made; ``on_update`` hears of each.
+
+        Raises
+        ------
+        NotFiniteError
+            Names update, learning rate and what was not finite.
+        """
+        start = time.perf_counter()
+        seconds_before = self.seconds
+        in_flight = None
+        for epoch, update, batches in self._updates(stop):
+            queued = self._queue(epoch, update, batches)
+            # MXNet computes behind our back. Waiting for the update before the one just queued
+            # keeps it busy, and its queue short.
+            if in_flight:
+                self.seconds = seconds_before + time.perf_counter() - start
+                on_update(self._settle(*in_flight))
+            in_flight = queued
+        if in_flight:
+            mx.nd.waitall()
+            self.seconds = seconds_before + time.perf_counter() - start
+            on_update(self._settle(*in_flight))
+
+    def _updates(self, stop: int) -> Iterator[tuple[int, int, list[np.ndarray]]]:
+        while self.updates < stop:
+            epoch, done = divmod(self.updates, self.updates_per_epoch)
+            batches = training_batches(
+                self._examples.lengths, self._batch_size, self._seed, epoch + 1
+            )
+            for first in range(done * self._accumulate, len(batches), self._accumulate):
+                self.updates += 1
+                yield epoch + 1, self.updates, batches[first : first + self._accumulate]
+                if self.updates == stop:
+                    return
+
+    def _queue(self, epoch: int, update: int, batches: list[np.ndarray]) -> tuple:
+        mx.random.seed(seed_of(self._seed, update), self._ctx)
+        if self._accumulate > 1:
+            for parameter in self._parameters.values():
+                parameter.zero_grad()
+        loss = mx.nd.zeros((1,), self._ctx)
+        for indices in batches:
+            batch = make_batch(self._examples, indices)
+            label = mx.nd.array(batch.label, self._ctx)
+            with autograd.record():
+                logits = self._net(*_inputs(batch, self._ctx))
+                batch_loss = self._loss_function(logits, label).sum()
+            batch_loss.backward()
+            loss = loss + batch_loss
+        examples = sum(map(len, batches))
+        lr = learning_rate(update, self.total_updates, self._warmup_ratio, self._lr)
+        norm = self._updater.update(lr, examples)
+        return (epoch, update, norm, loss, lr, examples)
+
+    def _settle(self, epoch, update, norm, loss, lr, examples) -> Progress:
+        """Wait for an update, and check it."""
+        norm, loss = float(norm.asscalar()), float(loss.asscalar()) / examples
+        if not (math.isfinite(norm) and math.isfinite(loss)):
+            raise NotFiniteError(
+                f"update {update} (epoch {epoch}, learning rate {lr:.3g}): the loss is {loss}, the "
+                f"gradient's norm {norm}; a lower --lr or a longer --warmup_ratio may help"
+            )
+        self.samples += examples
+        return Progress(
+            update, epoch, examples, loss, lr, norm, self.samples / max(self.seconds, 1e-9)
+        )
+
+
+def seed_of(*numbers: int) -> int:
+    """Mix non-negative integers into one seed for MXNet's generator."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0] >> 1)
+
+
+def predict(
+    net: Block, examples: TokenizedExamples, batch_size: int, ctx: mx.Context
+) -> np.ndarray:
+    """Return the logits ``[examples, classes]`` float32, in the examples' order."""
+    order, logits = [], []
+    for indices in evaluation_batches(examples.lengths, batch_size):
+        order.append(indices)
+        logits.append(net(*_inputs(make_batch(examples, indices), ctx)))
+    logits = np.concatenate([part.asnumpy() for part in logits])
+    in_order = np.empty_like(logits)
+    in_order[np.concatenate(order)] = logits
+    return in_order
+
+
+def _inputs(batch: Batch, ctx: mx.Context) -> list[mx.nd.NDArray]:
+    arrays = (batch.input_ids, batch.token_types, batch.valid_length)
+    return [mx.nd.array(array, ctx, array.dtype) for array in arrays]
