@@ -32,7 +32,6 @@ def learning_rate(update: int, total: int, warmup_ratio: float, lr: float) -> fl
     return lr * (total - update) / (total - warmup)
 
 
-@mx.optimizer.register
 class BERTAdam(mx.optimizer.Optimizer):
     """Adam with decoupled weight decay and without bias correction, as BERT was trained.
 

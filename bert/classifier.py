@@ -84,7 +84,7 @@ def load_classifier(
         )
     tokenizer = BERTTokenizer(folder / "vocab.txt", lower_case_of(folder))
     bert = BERTModel(config_from_huggingface(folder / "config.json"), dropout, cls_only=True)
-    check_vocabulary(tokenizer, bert.config.vocab_size, folder / "vocab.txt")
+    check_vocabulary(tokenizer, bert.config.vocab_size)
     net = BERTClassifier(bert, len(config["id2label"]), dropout)
     set_parameters(net, read_params(parameters), [ctx], parameters)
     return net, tokenizer, config

@@ -32,6 +32,7 @@ class BERTTokenizer:
     """
 
     def __init__(self, vocab_file: str | Path, do_lower_case: bool = True):
+        self.vocab_file = vocab_file
         self.vocab = read_vocabulary(vocab_file)
         self.do_lower_case = do_lower_case
         splitter = tokenizers.Tokenizer(
@@ -118,10 +119,10 @@ def read_vocabulary(vocab_file: str | Path) -> dict[str, int]:
     return vocab
 
 
-def check_vocabulary(tokenizer: BERTTokenizer, vocab_size: int, source: str | Path) -> None:
-    """Raise UserError, naming ``source``, where a vocabulary is not of the model's size."""
+def check_vocabulary(tokenizer: BERTTokenizer, vocab_size: int) -> None:
+    """Raise UserError where a vocabulary is not of the model's size."""
     if len(tokenizer) != vocab_size:
         raise UserError(
-            f"{source} has {len(tokenizer)} tokens and the model {vocab_size}: they do not belong "
-            "together"
+            f"{tokenizer.vocab_file} has {len(tokenizer)} tokens and the model {vocab_size}: they "
+            "do not belong together"
         )

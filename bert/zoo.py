@@ -149,7 +149,7 @@ def load_params(net: BERTModel, path: str | Path, ctx: list[mx.Context]) -> None
 
 def _fill(net, tokenizer, weights, ctx):
     contexts = ctx if isinstance(ctx, list) else [ctx or mx.cpu()]
-    check_vocabulary(tokenizer, net.config.vocab_size, "the vocabulary")
+    check_vocabulary(tokenizer, net.config.vocab_size)
     if weights is None:
         net.initialize(ctx=contexts)
     else:

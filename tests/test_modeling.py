@@ -1,0 +1,102 @@
+"""The network against Hugging Face's reference values and against gluonnlp's own BERT."""
+
+from __future__ import annotations
+
+import json
+
+import gluonnlp
+import mxnet as mx
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from bert.classifier import BERTClassifier
+from bert.modeling import BERTConfig, BERTModel
+from bert.parameters import parameters_of
+
+GOLDEN = json.loads((ROOT / "tests/golden/minilm_pairs.json").read_text())["cases"]
+
+
+def int_array(values) -> mx.nd.NDArray:
+    return mx.nd.array(values, dtype="int32")
+
+
+@pytest.mark.parametrize("case", GOLDEN, ids=lambda case: f"{len(case['input_ids'])} tokens")
+@pytest.mark.parametrize("padding", [0, 3])
+def test_hidden_states_equal_hugging_faces(minilm, case, padding):
+    net, _ = minilm
+    length = len(case["input_ids"])
+    hidden, pooled = net(
+        int_array([case["input_ids"] + [0] * padding]),
+        int_array([case["token_type_ids"] + [0] * padding]),
+        int_array([length]),
+    )
+    np.testing.assert_allclose(pooled.asnumpy()[0], case["pooler_output"], atol=2e-5)
+    np.testing.assert_allclose(hidden.asnumpy()[0, 0], case["cls_hidden"], atol=2e-5)
+    last = hidden.asnumpy()[0, length - 1]
+    np.testing.assert_allclose(last, case["last_token_hidden"], atol=2e-5)
+
+
+def random_batch(config: BERTConfig, batch: int = 3, length: int = 11):
+    random = np.random.default_rng(5)
+    return (
+        int_array(random.integers(0, config.vocab_size, (batch, length))),
+        int_array(random.integers(0, 2, (batch, length))),
+        int_array([length, 1, 7]),
+    )
+
+
+def test_the_classifier_reads_the_cls_row_and_nothing_is_lost_by_computing_only_it(tiny_config):
+    whole, cls_only = BERTModel(tiny_config), BERTModel(tiny_config, cls_only=True)
+    whole.initialize()
+    cls_only.initialize()
+    for name, parameter in parameters_of(cls_only).items():
+        parameter.set_data(parameters_of(whole)[name].data())
+    batch = random_batch(tiny_config)
+    hidden, pooled = whole(*batch)
+    cls_row, pooled_too = cls_only(*batch)
+    assert cls_row.shape == (3, 1, tiny_config.units)
+    np.testing.assert_allclose(pooled_too.asnumpy(), pooled.asnumpy(), atol=1e-6)
+    np.testing.assert_allclose(cls_row.asnumpy(), hidden.asnumpy()[:, :1], atol=1e-6)
+
+
+def test_padding_changes_no_logit(tiny_config):
+    net = BERTClassifier(BERTModel(tiny_config, cls_only=True))
+    net.initialize()
+    ids, types, valid_length = random_batch(tiny_config)
+    logits = net(ids, types, valid_length).asnumpy()
+    other = ids.asnumpy()
+    for row, length in enumerate(valid_length.asnumpy()):
+        other[row, length:] = 3
+    np.testing.assert_array_equal(net(int_array(other), types, valid_length).asnumpy(), logits)
+
+
+def test_a_saved_classifier_loads_into_gluonnlp_with_the_same_logits(tiny_config, tmp_path):
+    net = BERTClassifier(BERTModel(tiny_config, cls_only=True))
+    net.initialize()
+    net.save_parameters(str(tmp_path / "model.params"))
+    encoder = gluonnlp.model.bert.BERTEncoder(
+        num_layers=tiny_config.num_layers,
+        units=tiny_config.units,
+        hidden_size=tiny_config.hidden_size,
+        num_heads=tiny_config.num_heads,
+        max_length=tiny_config.max_length,
+        dropout=0.1,
+    )
+    bert = gluonnlp.model.BERTModel(
+        encoder,
+        vocab_size=tiny_config.vocab_size,
+        token_type_vocab_size=tiny_config.token_type_vocab_size,
+        units=tiny_config.units,
+        embed_size=tiny_config.units,
+        use_decoder=False,
+        use_classifier=False,
+    )
+    theirs = gluonnlp.model.BERTClassifier(bert, num_classes=2, dropout=0.1)
+    theirs.load_parameters(str(tmp_path / "model.params"))
+    ids, types, valid_length = random_batch(tiny_config)
+    np.testing.assert_allclose(
+        theirs(ids, types, valid_length.astype("float32")).asnumpy(),
+        net(ids, types, valid_length).asnumpy(),
+        atol=1e-6,
+    )

@@ -1,0 +1,66 @@
+"""Token ids equal Hugging Face's; vocabularies that are none are refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from conftest import ROOT
+
+from bert.errors import UserError
+from bert.tokenizer import SPECIAL_TOKENS, BERTTokenizer
+
+STRINGS = json.loads((ROOT / "tests/golden/tokenizer_uncased.json").read_text())["cases"]
+PAIRS = json.loads((ROOT / "tests/golden/minilm_pairs.json").read_text())["cases"]
+
+
+@pytest.mark.parametrize("case", STRINGS, ids=lambda case: repr(case["text"][:20]))
+def test_word_pieces_equal_hugging_faces(minilm, case):
+    _, tokenizer = minilm
+    assert tokenizer.tokenize(case["text"]) == case["tokens"]
+    assert [tokenizer.vocab[token] for token in case["tokens"]] == case["ids"]
+
+
+@pytest.mark.parametrize("case", PAIRS, ids=lambda case: f"{len(case['input_ids'])} tokens")
+def test_the_layout_and_truncation_of_pairs_equal_hugging_faces(minilm, case):
+    _, tokenizer = minilm
+    text_b = None if case["text_b"] is None else [case["text_b"]]
+    input_ids, first_segment, _ = tokenizer.encode([case["text_a"]], text_b, 128)
+    assert input_ids[0].tolist() == case["input_ids"]
+    types = [int(i >= first_segment[0]) for i in range(len(input_ids[0]))]
+    assert types == case["token_type_ids"]
+
+
+def test_truncation_is_counted_and_keeps_both_texts(tiny_bert):
+    tokenizer = BERTTokenizer(tiny_bert / "vocab.txt")
+    texts = ["the cat sat", "the dog " * 20], ["a bird", "a fish"]
+    input_ids, first_segment, truncated = tokenizer.encode(*texts, 12)
+    assert truncated == 1
+    assert [len(ids) for ids in input_ids] == [8, 12]
+    assert input_ids[1][first_segment[1] : -1].tolist() == [
+        tokenizer.vocab["a"],
+        tokenizer.vocab["fish"],
+    ]
+
+
+def test_a_cased_vocabulary_keeps_capitals_and_accents(tmp_path):
+    vocab_file = tmp_path / "vocab.txt"
+    vocab_file.write_text("\n".join([*SPECIAL_TOKENS, "Été", "ete", ""]), encoding="utf-8")
+    assert BERTTokenizer(vocab_file, do_lower_case=False).tokenize("Été") == ["Été"]
+    assert BERTTokenizer(vocab_file, do_lower_case=True).tokenize("Été") == ["ete"]
+
+
+@pytest.mark.parametrize(
+    "content, complaint",
+    [
+        (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n", r"lacks \[MASK\]"),
+        ("\n".join([*SPECIAL_TOKENS, "cat", "dog", "cat"]).encode(), "line 8: the token 'cat'"),
+        (b"[PAD]\n\xff\xfe\n", "not a UTF-8 vocabulary"),
+    ],
+)
+def test_a_file_that_is_no_vocabulary_is_refused(tmp_path, content, complaint):
+    vocab_file = tmp_path / "vocab.txt"
+    vocab_file.write_bytes(content)
+    with pytest.raises(UserError, match=complaint) as error:
+        BERTTokenizer(vocab_file)
+    assert str(vocab_file) in str(error.value)
