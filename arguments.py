@@ -70,8 +70,9 @@ _COUNT = _number(int, 1)
 
 def _build_parser(description: str) -> argparse.ArgumentParser:
     parser = _Parser(
+        usage="%(prog)s [flags]",
         description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=100),
         add_help=False,
     )
 

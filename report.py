@@ -8,18 +8,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from training import Progress
 
 log = logging.getLogger("finetune")
 
 
+class _Screen(logging.Handler):
+    """Prints on standard output without tearing a progress bar apart."""
+
+    def emit(self, record):
+        tqdm.write(self.format(record), file=sys.stdout)
+        sys.stdout.flush()
+
+
 def start_logging(log_file: Path | None) -> None:
     """Send the log to standard output, and with times to ``log_file``, to which it is appended."""
     log.setLevel(logging.DEBUG)
     log.handlers.clear()
-    screen = logging.StreamHandler(sys.stdout)
+    screen = _Screen()
     screen.setLevel(logging.INFO)
     log.addHandler(screen)
     if log_file:
@@ -41,17 +48,14 @@ class ProgressReport:
         self._bar = tqdm(
             total=total_updates, initial=done, unit="update", disable=not self._live, leave=False
         )
-        self._redirect = logging_redirect_tqdm([log])
         self._loss = 0.0
         self._examples = 0
 
     def __enter__(self):
-        self._redirect.__enter__()
         return self
 
     def __exit__(self, *exception):
         self._bar.close()
-        self._redirect.__exit__(*exception)
 
     def __call__(self, progress: Progress) -> None:
         self._loss += progress.loss * progress.examples
