@@ -249,6 +249,11 @@ def _build_parser(description: str) -> argparse.ArgumentParser:
         type=_COUNT,
         help="CPU threads (default: the physical cores this process may use)",
     )
+    machine.add_argument(
+        "--no_native",
+        action="store_true",
+        help="use MXNet's own operators, not the faster ones built for this CPU",
+    )
     machine.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     machine.add_argument("-h", "--help", action="help", help="show this text and exit")
     return parser

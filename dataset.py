@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -78,15 +77,6 @@ class TokenizedExamples:
     @property
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
-
-
-class Batch(NamedTuple):
-    """A padded batch of B examples, the longest of which has at most L tokens."""
-
-    input_ids: np.ndarray  # [B, L] int32, 0 ([PAD]) behind each example's end
-    token_types: np.ndarray  # [B, L] int32
-    valid_length: np.ndarray  # [B] int32
-    label: np.ndarray  # [B] int32, or float32 for regression
 
 
 def find_task(name: str) -> Task:
@@ -224,8 +214,17 @@ def evaluation_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
 
-def make_batch(examples: TokenizedExamples, indices: np.ndarray) -> Batch:
-    """Pad the chosen examples to their longest, rounded up to a multiple of 8."""
+def padded_batch(
+    examples: TokenizedExamples, indices: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pad B examples to their longest, rounded up to a multiple of 8: L tokens.
+
+    Returns
+    -------
+    input_ids : int32 array ``[B, L]``, 0 ([PAD]) behind each example's end
+    token_types : int32 array ``[B, L]``
+    valid_length : int32 array ``[B]``
+    """
     starts = examples.offsets[indices]
     valid_length = (examples.offsets[indices + 1] - starts).astype(np.int32)
     length = -(-int(valid_length.max()) // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
@@ -235,4 +234,25 @@ def make_batch(examples: TokenizedExamples, indices: np.ndarray) -> Batch:
     input_ids = np.zeros(valid.shape, np.int32)
     input_ids[valid] = examples.input_ids[(starts[:, None] + position)[valid]]
     token_types = valid & (position >= examples.first_segment[indices, None])
-    return Batch(input_ids, token_types.astype(np.int32), valid_length, examples.label[indices])
+    return input_ids, token_types.astype(np.int32), valid_length
+
+
+def packed_batch(
+    examples: TokenizedExamples, indices: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Put B examples of T tokens altogether one after the other, without padding.
+
+    Returns
+    -------
+    input_ids : int32 array ``[T]``
+    token_types : int32 array ``[T]``
+    offsets : int32 array ``[B + 1]``: example b has the rows ``offsets[b]`` to ``offsets[b + 1]``
+    """
+    starts = examples.offsets[indices]
+    lengths = examples.offsets[indices + 1] - starts
+    offsets = np.zeros(len(indices) + 1, np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    position = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)  # [T]
+    input_ids = examples.input_ids[np.repeat(starts, lengths) + position]
+    token_types = position >= np.repeat(examples.first_segment[indices], lengths)
+    return input_ids, token_types.astype(np.int32), offsets

@@ -36,7 +36,7 @@ import dataset
 import metrics
 import optimizer
 import report
-from bert import zoo
+from bert import native, zoo
 from bert.classifier import BERTClassifier, load_classifier
 from bert.convert import config_to_huggingface
 from bert.errors import UserError
@@ -64,8 +64,10 @@ def main(args: argparse.Namespace) -> None:
             train_examples = train_examples.sample(args.max_train_samples, args.seed)
     if not args.model_parameters:
         net, tokenizer, config = new_classifier(args, task, ctx)
-    net.hybridize(static_alloc=True)
     report.start_logging(output_dir / "train.log" if output_dir else None)
+    if ctx.device_type == "cpu" and not args.no_native:
+        fuse(net)
+    net.hybridize(static_alloc=True)
 
     dev = dataset.tokenize(dev_examples, tokenizer, args.max_len)
     if args.only_inference:
@@ -164,6 +166,16 @@ def new_classifier(
     return net, tokenizer, config
 
 
+def fuse(net: BERTClassifier) -> None:
+    """Let a network compute with the fused CPU operators, where they can be had."""
+    try:
+        native.load()
+    except native.NativeUnavailable as reason:
+        log.info(f"slower   the fused operators are not used: {reason}")
+    else:
+        net.bert.fuse()
+
+
 def num_parameters(net: BERTClassifier) -> int:
     return sum(math.prod(parameter.shape) for parameter in parameters_of(net).values())
 
@@ -186,7 +198,10 @@ def log_header(args, task, net, splits, ctx) -> None:
         )
     source = args.model_parameters or args.pretrained_bert_parameters or args.bert_dataset
     log.info(f"model     {args.bert_model}, {source}, {num_parameters(net):,} parameters")
-    log.info(f"device    {ctx}, {NUM_THREADS} threads, MXNet {mx.__version__}")
+    operators = "fused" if net.bert.fused else "stock"
+    log.info(
+        f"device    {ctx}, {NUM_THREADS} threads, MXNet {mx.__version__}, {operators} operators"
+    )
 
 
 def evaluate(net, examples, task, batch_size, ctx) -> tuple[dict[str, float], np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import mxnet as mx
@@ -85,11 +86,7 @@ class BERTAdam(mx.optimizer.Optimizer):
         rescale = self.rescale_grad
         if not isinstance(rescale, NDArray):
             rescale = mx.nd.full((1,), rescale, ctx=weight[0].context)
-        # m/(1-b1^t) / (sqrt(v/(1-b2^t)) + e)  =  scale m / (sqrt(v) + e sqrt(1-b2^t))
-        scale, epsilon = 1.0, self.epsilon
-        if self.correct_bias:
-            root = math.sqrt(1 - self.beta2**self.num_update)
-            scale, epsilon = root / (1 - self.beta1**self.num_update), epsilon * root
+        scale, epsilon = self.correction()
         means, variances = zip(*state, strict=True)
         multi_adamw_update(
             weight,
@@ -108,6 +105,16 @@ class BERTAdam(mx.optimizer.Optimizer):
         )
 
     update_multi_precision = update
+
+    def correction(self) -> tuple[float, float]:
+        """Return the factor of m and the epsilon that this update's bias correction amounts to.
+
+        m/(1-beta1^t) / (sqrt(v/(1-beta2^t)) + e)  =  scale m / (sqrt(v) + e sqrt(1-beta2^t))
+        """
+        if not self.correct_bias:
+            return 1.0, self.epsilon
+        root = math.sqrt(1 - self.beta2**self.num_update)
+        return root / (1 - self.beta1**self.num_update), self.epsilon * root
 
 
 def create(name: str, weight_decay: float, epsilon: float) -> mx.optimizer.Optimizer:
@@ -130,6 +137,8 @@ class Updater:
     parameters : dict of str to Parameter
         By structural name, on one context. Biases and LayerNorm parameters are not decayed.
     optimizer : mx.optimizer.Optimizer
+    fused : bool
+        Where the optimizer is BERTAdam, use the operator of :mod:`bert.native`.
 
     Attributes
     ----------
@@ -139,7 +148,12 @@ class Updater:
         How many updates have been made.
     """
 
-    def __init__(self, parameters: dict[str, mx.gluon.Parameter], optimizer):
+    def __init__(
+        self,
+        parameters: dict[str, mx.gluon.Parameter],
+        optimizer: mx.optimizer.Optimizer,
+        fused: bool = False,
+    ):
         self._optimizer = optimizer
         self._names = list(parameters)
         self._weights = [parameter.data() for parameter in parameters.values()]
@@ -150,6 +164,7 @@ class Updater:
         states = [optimizer.create_state(i, weight) for i, weight in enumerate(self._weights)]
         self.states = dict(zip(self._names, states, strict=True))
         self.updates = 0
+        self._fused = fused and isinstance(optimizer, BERTAdam)
 
     def update(self, lr: float, examples: int) -> NDArray:
         """Make one update from gradients that are summed over ``examples`` examples.
@@ -162,6 +177,8 @@ class Updater:
         """
         self.updates += 1
         self._optimizer.set_learning_rate(lr)
+        if self._fused:
+            return self._update_fused(lr, examples)
         # One pass over the gradients; the clipping itself costs none, it is part of rescale_grad.
         squares = mx.nd.multi_sum_sq(*self._grads, num_arrays=len(self._grads))
         norm = mx.nd.sqrt(squares.sum()) / examples
@@ -183,3 +200,19 @@ class Updater:
                 arguments = (argument[0] for argument in arguments)
             self._optimizer.update_multi_precision(*arguments)
         return norm
+
+    def _update_fused(self, lr: float, examples: int) -> NDArray:
+        optimizer, indices = self._optimizer, list(range(len(self._names)))
+        optimizer._update_count(indices)
+        scale, epsilon = optimizer.correction()
+        hyper = [lr, scale, epsilon, 1.0 / examples, MAX_GRADIENT_NORM]
+        means, variances = zip(*self.states.values(), strict=True)
+        arrays = zip(self._weights, self._grads, means, variances, strict=True)
+        return mx.nd.bert_adam(
+            mx.nd.array(hyper),
+            mx.nd.array(optimizer._get_wds(indices)),
+            *itertools.chain.from_iterable(arrays),
+            parameters=len(indices),
+            beta1=optimizer.beta1,
+            beta2=optimizer.beta2,
+        )

@@ -10,10 +10,16 @@ from dataclasses import dataclass
 import mxnet as mx
 import numpy as np
 from mxnet import autograd
-from mxnet.gluon import Block
 
+from bert.classifier import BERTClassifier
 from bert.parameters import parameters_of
-from dataset import Batch, TokenizedExamples, evaluation_batches, make_batch, training_batches
+from dataset import (
+    TokenizedExamples,
+    evaluation_batches,
+    packed_batch,
+    padded_batch,
+    training_batches,
+)
 from optimizer import Updater, learning_rate
 
 
@@ -42,8 +48,7 @@ class Trainer:
 
     Parameters
     ----------
-    net : Block
-        Takes the arrays of a :class:`dataset.Batch` up to the label, returns logits.
+    net : BERTClassifier
     examples : TokenizedExamples
     loss_function : gluon.loss.Loss
         Returns one loss an example.
@@ -61,7 +66,7 @@ class Trainer:
 
     def __init__(
         self,
-        net: Block,
+        net: BERTClassifier,
         examples: TokenizedExamples,
         loss_function: mx.gluon.loss.Loss,
         optimizer: mx.optimizer.Optimizer,
@@ -85,9 +90,7 @@ class Trainer:
         self._warmup_ratio = warmup_ratio
         self._seed = seed
         self._parameters = parameters_of(net)
-        for parameter in self._parameters.values():
-            parameter.grad_req = "write" if accumulate == 1 else "add"
-        self._updater = Updater(self._parameters, optimizer)
+        self._updater = Updater(self._parameters, optimizer, fused=net.bert.fused)
         batches = -(-len(examples) // batch_size)
         self.updates_per_epoch = -(-batches // accumulate)
         self.total_updates = epochs * self.updates_per_epoch
@@ -134,19 +137,25 @@ class Trainer:
                     return
 
     def _queue(self, epoch: int, update: int, batches: list[np.ndarray]) -> tuple:
-        mx.random.seed(seed_of(self._seed, update), self._ctx)
-        if self._accumulate > 1:
-            for parameter in self._parameters.values():
-                parameter.zero_grad()
-        loss = mx.nd.zeros((1,), self._ctx)
-        for indices in batches:
-            batch = make_batch(self._examples, indices)
-            label = mx.nd.array(batch.label, self._ctx)
+        seed = seed_of(self._seed, update)
+        mx.random.seed(seed, self._ctx)
+        loss, gradients = mx.nd.zeros((1,), self._ctx), []
+        for number, indices in enumerate(batches):
+            inputs = _inputs(self._net, self._examples, indices, self._ctx, seed + number)
+            label = mx.nd.array(self._examples.label[indices], self._ctx)
             with autograd.record():
-                logits = self._net(*_inputs(batch, self._ctx))
+                logits = self._net(*inputs)
                 batch_loss = self._loss_function(logits, label).sum()
             batch_loss.backward()
             loss = loss + batch_loss
+            # Backward overwrites the gradients (the fused operators know nothing else).
+            for i, parameter in enumerate(self._parameters.values()):
+                if number == 0 and len(batches) > 1:
+                    gradients.append(parameter.grad().copy())
+                elif number > 0:
+                    gradients[i] += parameter.grad()
+        for parameter, gradient in zip(self._parameters.values(), gradients, strict=False):
+            parameter.grad()[:] = gradient
         examples = sum(map(len, batches))
         lr = learning_rate(update, self.total_updates, self._warmup_ratio, self._lr)
         norm = self._updater.update(lr, examples)
@@ -172,19 +181,34 @@ def seed_of(*numbers: int) -> int:
 
 
 def predict(
-    net: Block, examples: TokenizedExamples, batch_size: int, ctx: mx.Context
+    net: BERTClassifier, examples: TokenizedExamples, batch_size: int, ctx: mx.Context
 ) -> np.ndarray:
     """Return the logits ``[examples, classes]`` float32, in the examples' order."""
     order, logits = [], []
     for indices in evaluation_batches(examples.lengths, batch_size):
         order.append(indices)
-        logits.append(net(*_inputs(make_batch(examples, indices), ctx)))
+        logits.append(net(*_inputs(net, examples, indices, ctx)))
     logits = np.concatenate([part.asnumpy() for part in logits])
     in_order = np.empty_like(logits)
     in_order[np.concatenate(order)] = logits
     return in_order
 
 
-def _inputs(batch: Batch, ctx: mx.Context) -> list[mx.nd.NDArray]:
-    arrays = (batch.input_ids, batch.token_types, batch.valid_length)
+def _inputs(
+    net: BERTClassifier,
+    examples: TokenizedExamples,
+    indices: np.ndarray,
+    ctx: mx.Context,
+    dropout_seed: int | None = None,
+) -> list[mx.nd.NDArray]:
+    """Return what the network takes: a padded batch, or a packed one where it is fused.
+
+    Without ``dropout_seed`` a fused network drops nothing; the stock operators ask autograd.
+    """
+    if net.bert.fused:
+        rate = 0 if dropout_seed is None else round(net.bert.dropout * 2**24)
+        dropout = np.array([dropout_seed or 0, rate], np.int32)
+        arrays = (*packed_batch(examples, indices), dropout)
+    else:
+        arrays = padded_batch(examples, indices)
     return [mx.nd.array(array, ctx, array.dtype) for array in arrays]

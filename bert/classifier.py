@@ -48,8 +48,8 @@ class BERTClassifier(HybridBlock):
                 )
             )
 
-    def hybrid_forward(self, F, input_ids, token_types, valid_length):
-        _, pooled = self.bert(input_ids, token_types, valid_length)
+    def hybrid_forward(self, F, *batch):
+        _, pooled = self.bert(*batch)
         return self.classifier(pooled)
 
 

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from mxnet.gluon import HybridBlock, nn
 from mxnet.initializer import Normal
 
+from bert import fused
 from bert.errors import UserError
 
 # "initializer_range" of every published BERT: the standard deviation of new weights.
@@ -79,6 +80,8 @@ class EncoderCell(_ParameterBlock):
     Parameters
     ----------
     config : BERTConfig
+    layer : int
+        From 0.
     dropout : float
         Rate on the attention probabilities and on the output of both halves.
     cls_only : bool
@@ -92,7 +95,9 @@ class EncoderCell(_ParameterBlock):
         - **hidden** ``[L, B, units]`` float32, or ``[1, B, units]`` with ``cls_only``
     """
 
-    def __init__(self, config: BERTConfig, dropout: float, cls_only: bool = False, **kwargs):
+    def __init__(
+        self, config: BERTConfig, layer: int, dropout: float, cls_only: bool = False, **kwargs
+    ):
         units, hidden_size = config.units, config.hidden_size
         shapes = {}
         for name in ("query", "key", "value"):
@@ -112,10 +117,17 @@ class EncoderCell(_ParameterBlock):
         }
         super().__init__(shapes, **kwargs)
         self._config = config
+        self._layer = layer
         self._dropout = dropout
         self._cls_only = cls_only
+        self.fused = False
 
-    def hybrid_forward(self, F, hidden, valid_length, **weights):
+    def hybrid_forward(self, F, hidden, *batch, **weights):
+        if self.fused:
+            return fused.encoder_cell(
+                F, self._config, self._layer, self._cls_only, hidden, *batch, weights
+            )
+        (valid_length,) = batch
         units, heads = self._config.units, self._config.num_heads
         eps = self._config.layer_norm_eps
 
@@ -167,42 +179,24 @@ def _layer_norm(F, data, weights, name, eps):
     return F.LayerNorm(data, weights[f"{name}_gamma"], weights[f"{name}_beta"], eps=eps)
 
 
-class Encoder(_ParameterBlock):
-    """Position embeddings, LayerNorm and dropout of the embeddings, then the layers.
-
-    Inputs
-        - **embeddings** ``[L, B, units]`` float32: word plus token-type embeddings
-        - **valid_length** ``[B]`` int32
-    Outputs
-        - **hidden** ``[L, B, units]`` float32, or ``[1, B, units]`` with ``cls_only``
-    """
+class Encoder(HybridBlock):
+    """The layers, one after the other; inputs and outputs are those of :class:`EncoderCell`."""
 
     def __init__(self, config: BERTConfig, dropout: float, cls_only: bool, **kwargs):
-        shapes = {
-            "position_weight": (config.max_length, config.units),
-            "layer_norm.gamma": (config.units,),
-            "layer_norm.beta": (config.units,),
-        }
-        super().__init__(shapes, **kwargs)
-        self._dropout = dropout
-        self._eps = config.layer_norm_eps
+        super().__init__(**kwargs)
         with self.name_scope():
             self.transformer_cells = nn.HybridSequential()
             for layer in range(config.num_layers):
                 last = layer == config.num_layers - 1
-                self.transformer_cells.add(EncoderCell(config, dropout, cls_only and last))
+                self.transformer_cells.add(EncoderCell(config, layer, dropout, cls_only and last))
 
-    def hybrid_forward(self, F, embeddings, valid_length, **weights):
-        positions = F.slice_like(weights["position_weight"], embeddings, axes=(0,))  # [L, units]
-        hidden = F.broadcast_add(embeddings, positions.expand_dims(1))
-        hidden = _layer_norm(F, hidden, weights, "layer_norm", self._eps)
-        hidden = F.Dropout(hidden, p=self._dropout)
+    def hybrid_forward(self, F, hidden, *batch):
         for cell in self.transformer_cells:
-            hidden = cell(hidden, valid_length)
+            hidden = cell(hidden, *batch)
         return hidden
 
 
-class BERTModel(HybridBlock):
+class BERTModel(_ParameterBlock):
     """The pretrained part of BERT: embeddings, encoder and pooler.
 
     Parameters
@@ -211,8 +205,7 @@ class BERTModel(HybridBlock):
     dropout : float
         Rate of every dropout inside.
     cls_only : bool
-        Leave out what only the other tokens' final states need, and return an empty-handed
-        ``[B, 1, units]`` for them: the [CLS] rows.
+        Leave out what only the other tokens' final states need, and return the [CLS] rows alone.
 
     Inputs
         - **input_ids** ``[B, L]`` int32
@@ -221,36 +214,66 @@ class BERTModel(HybridBlock):
     Outputs
         - **hidden** ``[B, L, units]`` float32, ``[B, 1, units]`` with ``cls_only``
         - **pooled** ``[B, units]`` float32: tanh of a dense layer on the [CLS] rows
+
+    After :meth:`fuse` the inputs are packed, see there.
     """
 
     def __init__(self, config: BERTConfig, dropout: float = 0.1, cls_only: bool = False, **kwargs):
-        super().__init__(**kwargs)
+        shapes = {
+            "word_embed.0.weight": (config.vocab_size, config.units),
+            "token_type_embed.0.weight": (config.token_type_vocab_size, config.units),
+            "encoder.position_weight": (config.max_length, config.units),
+            "encoder.layer_norm.gamma": (config.units,),
+            "encoder.layer_norm.beta": (config.units,),
+        }
+        super().__init__(shapes, **kwargs)
         self.config = config
-        initializer = Normal(INITIALIZER_RANGE)
+        self.dropout = dropout
+        self.cls_only = cls_only
+        self.fused = False
         with self.name_scope():
-            # One-element containers, because gluonnlp's names have the ".0".
-            self.word_embed = nn.HybridSequential()
-            self.word_embed.add(
-                nn.Embedding(config.vocab_size, config.units, weight_initializer=initializer)
-            )
-            self.token_type_embed = nn.HybridSequential()
-            self.token_type_embed.add(
-                nn.Embedding(
-                    config.token_type_vocab_size, config.units, weight_initializer=initializer
-                )
-            )
             self.encoder = Encoder(config, dropout, cls_only)
             self.pooler = nn.Dense(
                 config.units,
                 activation="tanh",
                 in_units=config.units,
-                weight_initializer=initializer,
+                weight_initializer=Normal(INITIALIZER_RANGE),
             )
 
-    def hybrid_forward(self, F, input_ids, token_types, valid_length):
-        embeddings = self.word_embed(F.transpose(input_ids)) + self.token_type_embed(
-            F.transpose(token_types)
+    def fuse(self) -> None:
+        """Compute on packed rows with the fused CPU operators, which :mod:`bert.native` has loaded.
+
+        Only with ``cls_only``. The inputs become **input_ids** and **token_types** ``[T]`` int32,
+        **offsets** ``[B + 1]`` int32 and **dropout** ``[2]`` int32 (see :mod:`bert.fused`), the
+        outputs **hidden** ``[B, units]``, the [CLS] rows, and **pooled** ``[B, units]``.
+        """
+        if not self.cls_only:
+            raise ValueError("only a BERT with cls_only can be fused")
+        self.fused = True
+        for cell in self.encoder.transformer_cells:
+            cell.fused = True
+
+    def hybrid_forward(self, F, input_ids, token_types, *batch, **weights):
+        if self.fused:
+            hidden = fused.embeddings(F, self.config, input_ids, token_types, *batch, weights)
+            hidden = self.encoder(hidden, *batch)
+            return hidden, self.pooler(hidden)
+        config = self.config
+        word = F.Embedding(
+            F.transpose(input_ids),
+            weights["word_embed_0_weight"],
+            input_dim=config.vocab_size,
+            output_dim=config.units,
         )
-        hidden = self.encoder(embeddings, valid_length)
+        token_type = F.Embedding(
+            F.transpose(token_types),
+            weights["token_type_embed_0_weight"],
+            input_dim=config.token_type_vocab_size,
+            output_dim=config.units,
+        )
+        position = F.slice_like(weights["encoder_position_weight"], word, axes=(0,))  # [L, units]
+        hidden = F.broadcast_add(word + token_type, position.expand_dims(1))
+        hidden = _layer_norm(F, hidden, weights, "encoder_layer_norm", config.layer_norm_eps)
+        hidden = self.encoder(F.Dropout(hidden, p=self.dropout), *batch)
         pooled = self.pooler(F.slice_axis(hidden, axis=0, begin=0, end=1).reshape((-3, 0)))
         return F.swapaxes(hidden, 0, 1), pooled

@@ -1,0 +1,85 @@
+"""BERT's forward pass on packed rows, by the fused CPU operators of :mod:`bert.native`.
+
+The tokens of all pairs of a batch stand one after the other in one array, ``[T, units]``, without
+any padding; pair b has the rows ``offsets[b]`` to ``offsets[b + 1]``. The mathematics is that of
+:mod:`bert.modeling`, whose blocks call these functions with their parameters. Dense layers stay
+MXNet's: their matrix products are as fast as this processor allows.
+
+``dropout`` is an int32 array ``[2]`` given at every step: a seed, and the rate times 2^24 (0 when
+not training). ``site`` numbers the places where dropout is applied.
+"""
+
+from __future__ import annotations
+
+SITES_PER_LAYER = 3
+
+
+def embeddings(F, config, input_ids, token_types, offsets, dropout, weights):
+    """Return the sum of the embeddings after LayerNorm and dropout, ``[T, units]``."""
+    return F.bert_embedding(
+        weights["word_embed_0_weight"],
+        weights["token_type_embed_0_weight"],
+        weights["encoder_position_weight"],
+        weights["encoder_layer_norm_gamma"],
+        weights["encoder_layer_norm_beta"],
+        input_ids,
+        token_types,
+        offsets,
+        dropout,
+        site=0,
+        eps=config.layer_norm_eps,
+    )
+
+
+def encoder_cell(F, config, layer, cls_only, hidden, offsets, dropout, weights):
+    """Return a layer's output: ``[T, units]``, or ``[B, units]`` of the [CLS] rows (cls_only)."""
+    units = config.units
+    site = 1 + SITES_PER_LAYER * layer
+
+    def product(data, weight, num_hidden):
+        return F.FullyConnected(data, weight, num_hidden=num_hidden, flatten=False, no_bias=True)
+
+    projections = [
+        weights[f"attention_cell_proj_{name}_weight"] for name in ("query", "key", "value")
+    ]
+    bias = F.concat(
+        *[weights[f"attention_cell_proj_{name}_bias"] for name in ("query", "key", "value")], dim=0
+    )
+    attributes = {"heads": config.num_heads, "site": site}
+    if cls_only:
+        first_tokens = F.slice_axis(offsets, axis=0, begin=0, end=-1)
+        residual = F.take(hidden, first_tokens)
+        query = product(residual, projections[0], units)
+        key_value = product(hidden, F.concat(*projections[1:], dim=0), 2 * units)
+        context = F.bert_cls_attention(query, key_value, bias, offsets, dropout, **attributes)
+    else:
+        residual = hidden
+        # One product for all three: the weights are joined anew at each step, which moves few
+        # bytes, and the gradients of the common input need no adding up.
+        qkv = product(hidden, F.concat(*projections, dim=0), 3 * units)
+        context = F.bert_attention(qkv, bias, offsets, dropout, **attributes)
+
+    attended = F.bert_add_norm(
+        product(context, weights["proj_weight"], units),
+        weights["proj_bias"],
+        residual,
+        weights["layer_norm_gamma"],
+        weights["layer_norm_beta"],
+        dropout,
+        site=site + 1,
+        eps=config.layer_norm_eps,
+    )
+    inner = F.bert_bias_gelu(
+        product(attended, weights["ffn_ffn_1_weight"], config.hidden_size),
+        weights["ffn_ffn_1_bias"],
+    )
+    return F.bert_add_norm(
+        product(inner, weights["ffn_ffn_2_weight"], units),
+        weights["ffn_ffn_2_bias"],
+        attended,
+        weights["ffn_layer_norm_gamma"],
+        weights["ffn_layer_norm_beta"],
+        dropout,
+        site=site + 2,
+        eps=config.layer_norm_eps,
+    )

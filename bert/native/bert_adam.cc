@@ -1,0 +1,102 @@
+// One update of all parameters by BERTAdam, their gradients clipped by the global norm.
+//
+// Inputs: hyper [5] = learning rate, scale of m (1, or the bias correction), epsilon, factor of
+// the gradients (1 / examples), largest norm; decay [parameters]; then weight, gradient, m and v
+// of every parameter. Attributes: parameters, beta1, beta2.
+// Output: norm [1], of the gradients times their factor. Where it is not finite, nothing changes.
+#include "common.h"
+
+namespace bert {
+namespace {
+
+constexpr int kHead = 2;
+// Elements a thread takes at once. Fixed, so that the norm, summed block by block, does not depend
+// on the threads.
+constexpr int64_t kBlock = 1 << 14;
+
+struct Block {
+  int parameter;
+  int64_t begin, end;
+};
+
+// Under -ffast-math the compiler takes std::isfinite to be always true.
+bool is_finite(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return (bits & 0x7f800000u) != 0x7f800000u;
+}
+
+MXReturnValue update(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
+                     const OpResource&) {
+  const int parameters = integer(attributes, "parameters");
+  const float beta1 = std::stof(attributes.at("beta1")), beta2 = std::stof(attributes.at("beta2"));
+  const float* hyper = data(inputs, 0);
+  const float lr = hyper[0], scale = hyper[1], epsilon = hyper[2], factor = hyper[3];
+  const float* decay = data(inputs, 1);
+
+  std::vector<Block> blocks;
+  for (int i = 0; i < parameters; ++i) {
+    const int64_t size = (*inputs)[kHead + 4 * i].size();
+    for (int64_t begin = 0; begin < size; begin += kBlock)
+      blocks.push_back({i, begin, std::min(begin + kBlock, size)});
+  }
+  std::vector<double> squares(blocks.size());
+#pragma omp parallel for schedule(static)
+  for (size_t b = 0; b < blocks.size(); ++b) {
+    const float* gradient = data(inputs, kHead + 4 * blocks[b].parameter + 1);
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = blocks[b].begin; i < blocks[b].end; ++i) sum += gradient[i] * gradient[i];
+    squares[b] = sum;
+  }
+  double total = 0;
+  for (double square : squares) total += square;
+  const float norm = std::sqrt(total) * factor;
+  data(outputs, 0)[0] = norm;
+  if (!is_finite(norm)) return mxnet::ext::MX_SUCCESS;
+
+  const float rescale = factor / std::max(norm / hyper[4], 1.0f);
+#pragma omp parallel for schedule(static)
+  for (size_t b = 0; b < blocks.size(); ++b) {
+    const int first = kHead + 4 * blocks[b].parameter;
+    float *weight = data(inputs, first), *m = data(inputs, first + 2), *v = data(inputs, first + 3);
+    const float* gradient = data(inputs, first + 1);
+    const float wd = decay[blocks[b].parameter];
+#pragma omp simd
+    for (int64_t i = blocks[b].begin; i < blocks[b].end; ++i) {
+      const float g = gradient[i] * rescale;
+      m[i] = beta1 * m[i] + (1.0f - beta1) * g;
+      v[i] = beta2 * v[i] + (1.0f - beta2) * g * g;
+      weight[i] -= lr * (scale * m[i] / (std::sqrt(v[i]) + epsilon) + wd * weight[i]);
+    }
+  }
+  return mxnet::ext::MX_SUCCESS;
+}
+
+MXReturnValue parse(const Attributes& attributes, int* inputs, int* outputs) {
+  *inputs = kHead + 4 * integer(attributes, "parameters");
+  *outputs = 1;
+  return mxnet::ext::MX_SUCCESS;
+}
+
+MXReturnValue mutated(const Attributes& attributes, std::vector<int>* inputs) {
+  for (int i = 0; i < integer(attributes, "parameters"); ++i)
+    for (int state : {0, 2, 3}) inputs->push_back(kHead + 4 * i + state);
+  return mxnet::ext::MX_SUCCESS;
+}
+
+MXReturnValue infer_shape(const Attributes&, Shapes*, Shapes* out) {
+  (*out)[0] = {1};
+  return mxnet::ext::MX_SUCCESS;
+}
+
+}  // namespace
+
+REGISTER_OP(bert_adam)
+    .setForward(update, "cpu")
+    .setParseAttrs(parse)
+    .setMutateInputs(mutated)
+    .setInferType(infer_type<>)
+    .setInferShape(infer_shape);
+
+}  // namespace bert
