@@ -30,6 +30,7 @@ from pathlib import Path
 import mxnet as mx
 import numpy as np
 from mxnet.gluon.loss import SoftmaxCrossEntropyLoss
+from scipy.special import softmax
 
 import checkpoint
 import dataset
@@ -107,7 +108,8 @@ def main(args: argparse.Namespace) -> None:
         "epochs": [],
         "best": None,
     }
-    train_epochs(args, trainer, net, train, dev, task, results, output_dir, ctx)
+    best_logits = train_epochs(args, trainer, net, dev, task, results, output_dir, ctx)
+    log_predictions(dev_examples, best_logits, task)
     log_results(results, task, output_dir)
 
 
@@ -211,8 +213,11 @@ def evaluate(net, examples, task, batch_size, ctx) -> tuple[dict[str, float], np
     return {**scores, "loss": metrics.mean_loss(logits, examples.label)}, logits
 
 
-def train_epochs(args, trainer, net, train, dev, task, results, output_dir, ctx) -> None:
-    """Train to the end, evaluating on the way; the best epoch's files are in output_dir after."""
+def train_epochs(args, trainer, net, dev, task, results, output_dir, ctx) -> np.ndarray:
+    """Train to the end, evaluating on the way; the best epoch's files are in output_dir after.
+
+    Returns the best epoch's dev logits ``[examples, classes]``.
+    """
     main_metric = task.metrics[0]
     epochs_without_improvement = 0
     loss_sum = seconds = samples = 0.0
@@ -238,6 +243,7 @@ def train_epochs(args, trainer, net, train, dev, task, results, output_dir, ctx)
             improved = best is None or dev_metrics[main_metric] > best["dev"][main_metric]
             if improved:
                 results["best"] = {"epoch": epoch, "update": stop, "dev": dev_metrics}
+                best_logits = logits
                 checkpoint.save_parameters(net, output_dir / "model.params")
                 write_predictions(output_dir / "dev_predictions.tsv", logits, dev.label, task)
             log.info(
@@ -264,6 +270,7 @@ def train_epochs(args, trainer, net, train, dev, task, results, output_dir, ctx)
                 if epochs_without_improvement == args.early_stop:
                     log.info(f"no better for {args.early_stop} epochs: ending early")
                     break
+    return best_logits
 
 
 def write_predictions(path, logits, label, task) -> None:
@@ -274,6 +281,21 @@ def write_predictions(path, logits, label, task) -> None:
         for index, (true, row) in enumerate(zip(label, logits, strict=True))
     ]
     checkpoint.write_text(path, "".join("\t".join(map(str, row)) + "\n" for row in [header, *rows]))
+
+
+def log_predictions(examples: dataset.Examples, logits: np.ndarray, task: dataset.Task) -> None:
+    """Print the dev examples of which the model was surest, rightly and wrongly."""
+    probability = softmax(logits, axis=1)
+    predicted = probability.argmax(axis=1)
+    surest = np.argsort(-probability.max(axis=1), kind="stable")
+    right = predicted[surest] == examples.label[surest]
+    log.info("\nsome dev predictions, the surest right and wrong ones")
+    for index in [*surest[right][:2], *surest[~right][:2]]:
+        log.info(
+            f"  {task.label_column} {task.labels[examples.label[index]]}, predicted "
+            f"{task.labels[predicted[index]]} ({probability[index].max():.1%}): "
+            + " | ".join(text[index] for text in (examples.text_a, examples.text_b) if text)
+        )
 
 
 def log_results(results, task, output_dir) -> None:
