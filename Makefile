@@ -1,6 +1,7 @@
 # make demo    fine-tune a small BERT on the sample corpus, from nothing but Python and PyPI
 # make test    the tests (minutes); make test-slow: those that take longer
 # make setup   what both begin with: .venv with the pinned packages
+# make bench   this project beside its peers (QUICK=1: one ratio, three minutes)
 # make lint    ruff
 
 # The first Python that MXNet can run on.
@@ -10,7 +11,7 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.10; do \
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: setup demo test test-slow lint clean
+.PHONY: setup demo test test-slow bench lint clean
 
 setup: $(INSTALLED)
 
@@ -36,9 +37,17 @@ test: setup
 test-slow: setup
 	$(BIN)/python -m pytest -q -m slow
 
+bench: setup .venv-bench/installed
+	$(BIN)/python benchmarks/bench.py $(if $(QUICK),--quick)
+
+.venv-bench/installed: requirements-bench.txt
+	$(PYTHON) -m venv --clear .venv-bench
+	.venv-bench/bin/pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+	@touch $@
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf .venv demo_output
+	rm -rf .venv .venv-bench .bench_cache demo_output

@@ -108,9 +108,9 @@ def get_model(
     checkpoint = find_checkpoint(name, dataset_name)
     if root is not None:
         return load_directory(root, pretrained, ctx, dropout, cls_only)
-    tokenizer = BERTTokenizer(_fetch(checkpoint, "vocab.txt"), checkpoint.do_lower_case)
+    tokenizer = BERTTokenizer(fetch(checkpoint, "vocab.txt"), checkpoint.do_lower_case)
     net = BERTModel(checkpoint.config, dropout, cls_only)
-    weights = _fetch(checkpoint, "model.safetensors") if pretrained else None
+    weights = fetch(checkpoint, "model.safetensors") if pretrained else None
     return _fill(net, tokenizer, weights, ctx), tokenizer
 
 
@@ -158,7 +158,7 @@ def _fill(net, tokenizer, weights, ctx):
     return net
 
 
-def _fetch(checkpoint: Checkpoint, filename: str) -> Path:
+def fetch(checkpoint: Checkpoint, filename: str) -> Path:
     """Return the path of a checkpoint's file, verified where its checksum is known."""
     path = _in_wheel(checkpoint, filename) or _from_hub(checkpoint, filename)
     expected = (checkpoint.sha256 or {}).get(filename)

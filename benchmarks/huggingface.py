@@ -1,0 +1,79 @@
+"""Hugging Face transformers on PyTorch. Variants in training: "padded" (every pair to 128 tokens,
+run_glue.py's default), "dynamic" (to the batch's longest), "grouped" (and batches of similar
+length, by transformers' own sampler), "compiled" (grouped, under torch.compile). Inference:
+"dynamic" (the file's order, as its Trainer evaluates), "sorted" (by length)."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import torch
+import workload
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.utils import logging
+
+
+def main() -> None:
+    args = workload.parse_args(__doc__)
+    logging.set_verbosity_error()
+    torch.manual_seed(workload.SEED)
+    pairs = workload.read_pairs(args)
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    model = AutoModelForSequenceClassification.from_pretrained(args.model, num_labels=2)
+    text_a, text_b, labels = map(list, zip(*pairs, strict=True))
+    encoded = tokenizer(text_a, text_b, truncation=True, max_length=workload.MAX_LEN)
+    lengths = [len(ids) for ids in encoded["input_ids"]]
+
+    def batches():
+        if args.variant in ("grouped", "compiled"):
+            order = list(LengthGroupedSampler(workload.BATCH_SIZE, lengths=lengths))
+        elif args.variant == "sorted":
+            order = sorted(range(len(pairs)), key=lambda i: -lengths[i])
+        elif args.mode == "inference":
+            order = range(len(pairs))
+        else:
+            order = torch.randperm(len(pairs)).tolist()
+        padding = "max_length" if args.variant == "padded" else "longest"
+        for start in range(0, len(order), workload.BATCH_SIZE):
+            chosen = order[start : start + workload.BATCH_SIZE]
+            features = [{key: encoded[key][i] for key in encoded} for i in chosen]
+            batch = tokenizer.pad(
+                features, padding=padding, max_length=workload.MAX_LEN, return_tensors="pt"
+            )
+            yield batch | {"labels": torch.tensor([labels[i] for i in chosen])}
+
+    watch = workload.Stopwatch()
+    if args.mode == "inference":
+        model.eval()
+        with torch.inference_mode():
+            for _ in range(2):
+                watch.start()
+                for batch in batches():
+                    model(**batch).logits.numpy()
+                    watch.step_done()
+        watch.report(len(pairs), sum(lengths))
+        return
+    model.train()
+    decayed = [p for n, p in model.named_parameters() if "bias" not in n and "LayerNorm" not in n]
+    others = [p for n, p in model.named_parameters() if "bias" in n or "LayerNorm" in n]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}],
+        lr=workload.LR,
+        eps=1e-6,
+    )
+    forward = torch.compile(model, dynamic=True) if args.variant == "compiled" else model
+    for _ in range(2):
+        watch.start()
+        for batch in batches():
+            forward(**batch).loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            watch.step_done()
+    watch.report(len(pairs), sum(lengths))
+
+
+main()

@@ -1,0 +1,64 @@
+"""This project, through the functions that finetune_classifier.py calls; variant "stock" is
+--no_native."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import workload
+
+import finetune_classifier as project  # sets the threads, then loads MXNet
+
+
+def main() -> None:
+    args = workload.parse_args(__doc__)
+    pairs = workload.read_pairs(args)
+    task = project.dataset.find_task("MRPC")
+    text_a, text_b, label = zip(*pairs, strict=True)
+    examples = project.dataset.Examples(list(text_a), list(text_b), np.array(label, np.int32))
+    ctx = project.context(None)
+    bert, tokenizer = project.zoo.load_directory(
+        args.model, ctx=ctx, dropout=workload.DROPOUT, cls_only=True
+    )
+    net = project.BERTClassifier(bert, len(task.labels), workload.DROPOUT)
+    net.classifier.initialize(ctx=ctx)
+    if args.variant != "stock":
+        project.fuse(net)
+    net.hybridize(static_alloc=True)
+    tokenized = project.dataset.tokenize(examples, tokenizer, workload.MAX_LEN)
+    tokens = len(tokenized.input_ids)
+
+    watch = workload.Stopwatch()
+    if args.mode == "inference":
+        for _ in range(2):
+            watch.start()
+            project.predict(net, tokenized, workload.BATCH_SIZE, ctx)
+            watch.step_done()
+        watch.report(len(pairs), tokens)
+        return
+    trainer = project.Trainer(
+        net,
+        tokenized,
+        project.SoftmaxCrossEntropyLoss(),
+        project.optimizer.create("adamw", 0.01, 1e-6),
+        ctx,
+        batch_size=workload.BATCH_SIZE,
+        accumulate=1,
+        epochs=2,
+        max_updates=None,
+        lr=workload.LR,
+        warmup_ratio=0.1,
+        seed=workload.SEED,
+    )
+    trainer.run_until(1, lambda progress: watch.step_done())
+    trainer.run_until(trainer.updates_per_epoch, lambda progress: None)
+    watch.start()
+    trainer.run_until(trainer.total_updates, lambda progress: None)
+    watch.report(len(pairs), tokens)
+
+
+main()
