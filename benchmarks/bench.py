@@ -232,7 +232,7 @@ def main() -> None:
             f"- Versions: {versions()}",
             f"- Data: {'MRPC' if os.environ.get('GLUE_DIR') else 'sample_data'}, batch size 32, "
             "at most 128 tokens; BERT base has random weights, which changes no speed",
-            f"- Medians of {args.rounds} interleaved rounds, with the least and the greatest. Useful "
+            f"- Medians of {args.rounds} interleaved rounds (least to greatest). Useful "
             "FLOPs are 6 (inference: 2) × encoder parameters × unpadded tokens. Of the last layer "
             "this project computes only the [CLS] rows, so its share can pass 100 %.",
             "",
