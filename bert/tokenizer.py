@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors
+from tqdm import tqdm
 
 from bert.errors import UserError
 
+# Texts that are split at a time: enough to keep every core busy.
+_CHUNK = 8192
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+class EncodedTexts(NamedTuple):
+    """Token ids of examples, one after the other in one array (ragged, nothing padded).
+
+    Example i has ``input_ids[offsets[i] : offsets[i + 1]]``.
+    """
+
+    input_ids: np.ndarray  # [all tokens] int32
+    offsets: np.ndarray  # [examples + 1] int64
+    first_segment: np.ndarray  # [examples] int32: tokens of type 0 ([CLS], first text, its [SEP])
+    truncated: np.ndarray  # [examples] bool: max_len has cut it
 
 
 class BERTTokenizer:
@@ -63,8 +80,8 @@ class BERTTokenizer:
 
     def encode(
         self, text_a: Sequence[str], text_b: Sequence[str] | None, max_len: int
-    ) -> tuple[list[np.ndarray], np.ndarray, int]:
-        """Turn texts, or pairs of texts, into token ids.
+    ) -> EncodedTexts:
+        """Turn texts, or pairs of texts, into token ids, on all cores.
 
         Parameters
         ----------
@@ -73,25 +90,36 @@ class BERTTokenizer:
         max_len : int
             Tokens an example may have, special ones included; the longer text of a pair is cut
             first.
-
-        Returns
-        -------
-        input_ids : list of int32 arrays
-            One ``[length]`` array an example.
-        first_segment : int32 array ``[examples]``
-            How many leading tokens are of token type 0 ([CLS], the first text, its [SEP]).
-        truncated : int
-            How many examples ``max_len`` has cut.
         """
         self._splitter.enable_truncation(max_len, strategy="longest_first")
-        examples = list(text_a) if text_b is None else list(zip(text_a, text_b, strict=True))
-        encodings = self._splitter.encode_batch(examples)
-        input_ids = [np.array(encoding.ids, np.int32) for encoding in encodings]
-        first_segment = np.array(
-            [e.type_ids.index(1) if 1 in e.type_ids else len(e.type_ids) for e in encodings],
-            np.int32,
-        )
-        return input_ids, first_segment, sum(bool(e.overflowing) for e in encodings)
+        ids = array("i")
+        lengths = np.zeros(len(text_a), np.int64)
+        first_segment = np.zeros(len(text_a), np.int32)
+        truncated = np.zeros(len(text_a), bool)
+        # In chunks, because what the splitter returns takes a hundred times the room of the ids.
+        with tqdm(
+            total=len(text_a),
+            desc="tokenizing",
+            unit=" examples",
+            unit_scale=True,
+            delay=1,
+            leave=False,
+            disable=None,
+        ) as progress:
+            for start in range(0, len(text_a), _CHUNK):
+                chunk = text_a[start : start + _CHUNK]
+                if text_b is not None:
+                    chunk = list(zip(chunk, text_b[start : start + _CHUNK], strict=True))
+                for i, encoding in enumerate(self._splitter.encode_batch_fast(chunk), start):
+                    ids.extend(encoding.ids)
+                    lengths[i] = len(encoding)
+                    first_segment[i] = len(encoding)
+                    if text_b is not None:
+                        first_segment[i] -= sum(encoding.type_ids)
+                    truncated[i] = bool(encoding.overflowing)
+                progress.update(len(chunk))
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        return EncodedTexts(np.frombuffer(ids, np.int32), offsets, first_segment, truncated)
 
 
 def read_vocabulary(vocab_file: str | Path) -> dict[str, int]:

@@ -1,0 +1,127 @@
+"""Measuring a network on a task, and writing what it predicts."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import mxnet as mx
+import numpy as np
+from mxnet.gluon import Block
+from mxnet.gluon.loss import Loss, SoftmaxCrossEntropyLoss
+
+import checkpoint
+import metrics
+from bert.errors import UserError
+from dataset import TokenizedExamples
+from tasks import Task
+from training import predict
+
+
+class WeightedCrossEntropy(Loss):
+    """Cross-entropy of an example times its label's weight; the mean is over examples."""
+
+    def __init__(self, weights: np.ndarray):
+        super().__init__(weight=None, batch_axis=0)
+        self._weights = mx.nd.array(weights, dtype="float32")  # [classes]
+        self._cross_entropy = SoftmaxCrossEntropyLoss()
+
+    def forward(self, logits: mx.nd.NDArray, label: mx.nd.NDArray) -> mx.nd.NDArray:
+        weights = self._weights.as_in_context(logits.context).take(label)
+        return self._cross_entropy(logits, label, weights.expand_dims(1))
+
+
+def parse_class_weights(text: str, task: Task, label: np.ndarray) -> np.ndarray:
+    """Return a weight for each label.
+
+    Parameters
+    ----------
+    text : str
+        ``balanced``: examples / (classes × examples of the label), so that every label counts
+        the same and the mean weight of an example is 1; or ``label=weight,…``, where a label not
+        named weighs 1.
+    task : Task
+    label : int array ``[examples]``
+        Of the training examples.
+
+    Raises
+    ------
+    UserError
+        A label that the task does not have, or a weight that is not a positive number.
+    """
+    if text == "balanced":
+        counts = np.bincount(label, minlength=len(task.labels))
+        # A label without examples is never weighed.
+        return (len(label) / (len(task.labels) * np.maximum(counts, 1))).astype(np.float32)
+    weights = np.ones(len(task.labels), np.float32)
+    for part in text.split(","):
+        name, _, number = part.rpartition("=")
+        if name not in task.labels:
+            raise UserError(
+                f"--class_weights {text}: {name or part!r} is none of the labels "
+                f"({', '.join(task.labels)}); write balanced or label=weight,…"
+            )
+        try:
+            weight = float(number)
+        except ValueError:
+            weight = 0.0
+        if not 0 < weight < float("inf"):
+            raise UserError(f"--class_weights {text}: {number!r} is not a positive number")
+        weights[task.labels.index(name)] = weight
+    return weights
+
+
+def evaluate(
+    net: Block, dev: dict[str, TokenizedExamples], task: Task, batch_size: int, ctx: mx.Context
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Measure a network on the task's dev splits.
+
+    Returns
+    -------
+    metrics : dict of str to float
+        The task's metrics, each with the split's suffix (MNLI: ``accuracy``, ``accuracy_mm``),
+        then the loss on the first split.
+    logits : dict of str to float32 arrays ``[examples, outputs]``
+        By suffix.
+    """
+    logits = {suffix: predict(net, part, batch_size, ctx) for suffix, part in dev.items()}
+    scores = {
+        name + suffix: value
+        for suffix, part in dev.items()
+        for name, value in metrics.evaluate(logits[suffix], part.label, task.metrics).items()
+    }
+    loss = metrics.mean_loss(logits[""], dev[""].label, task.regression)
+    return {**scores, "loss": loss}, logits
+
+
+def write_predictions(
+    path: Path, logits: np.ndarray, label: np.ndarray | None, task: Task
+) -> None:
+    """Write a row an example: index from 0, label where known, prediction, a logit a label."""
+    header = ["index", *(["label"] if label is not None else []), "prediction"]
+    if not task.regression:
+        header += [f"logit_{name}" for name in task.labels]
+    with (
+        checkpoint.replacing(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
+        rows = csv.writer(file, delimiter="\t", lineterminator="\n")
+        rows.writerow(header)
+        for index, row in enumerate(logits):
+            true = [] if label is None else [label[index]]
+            if task.regression:
+                values = [f"{value:.9g}" for value in (*true, row[0])]
+            else:
+                values = [task.labels[i] for i in (*true, row.argmax())]
+                values += [f"{logit:.9g}" for logit in row]
+            rows.writerow([index, *values])
+
+
+def write_submission(path: Path, logits: np.ndarray, task: Task) -> None:
+    """Write predictions as gluebenchmark.com takes them: ``index`` and ``prediction``."""
+    if task.regression:
+        predictions = [f"{score:.4f}" for score in logits[:, 0].clip(*task.score_range)]
+    else:
+        predictions = [task.labels[i] for i in logits.argmax(axis=1)]
+    lines = ["index\tprediction", *(f"{i}\t{value}" for i, value in enumerate(predictions))]
+    checkpoint.write_text(path, "\n".join(lines) + "\n")

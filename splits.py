@@ -1,0 +1,127 @@
+"""Which examples a run trains on, develops on and predicts: GLUE's splits, or the user's files."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from math import inf
+from pathlib import Path
+
+import numpy as np
+from sklearn.model_selection import KFold, StratifiedKFold, train_test_split
+
+from bert.errors import UserError
+from reading import Examples, read_glue, read_own, read_own_training_file
+from tables import BadRows
+from tasks import OWN_DATA, Task, find_task, own_task, task_folder, test_files
+
+
+@dataclass
+class Splits:
+    """What a run reads."""
+
+    task: Task
+    train: Examples | None = None
+    dev: dict[str, Examples] = field(default_factory=dict)  # suffix of its metrics -> examples
+    test: dict[str, Examples] = field(default_factory=dict)  # name of its predictions -> examples
+    # Rows that were left out or mended: file, line, what is wrong.
+    bad_rows: list[tuple[Path, int, str]] = field(default_factory=list)
+
+
+def read_splits(args: argparse.Namespace, trained: Task | None) -> Splits:
+    """Read the files that the flags name; ``trained`` is the task of --model_parameters."""
+    own = args.train_file or args.dev_file or args.test_file
+    if args.task_name == OWN_DATA and not own:
+        raise UserError(
+            "the model was trained on files of its own: pass --dev_file or --test_file (or "
+            "--train_file, to train on)"
+        )
+    splits = _read_own(args, trained) if own else _read_glue(args)
+    if args.max_train_samples and splits.train:
+        splits.train = splits.train.sample(args.max_train_samples, args.seed)
+    return splits
+
+
+def _read_glue(args: argparse.Namespace) -> Splits:
+    task = find_task(args.task_name)
+    folder = task_folder(args.data_dir, task)
+    bad = BadRows(inf if args.skip_bad_rows else 0)
+    splits = Splits(task, bad_rows=bad.rows)
+    for suffix, file in task.dev_files:
+        splits.dev[suffix] = read_glue(folder / file, task, bad)
+    if not args.only_inference:
+        splits.train = read_glue(folder / "train.tsv", task, bad)
+    if args.predict_test:
+        # Every row of a test file needs a prediction, so none is skipped.
+        mended = BadRows()
+        for name, path in test_files(args.data_dir, task).items():
+            splits.test[name] = read_glue(path, task, mended, labelled=False)
+        splits.bad_rows = bad.rows + mended.rows
+    return splits
+
+
+def _read_own(args: argparse.Namespace, trained: Task | None) -> Splits:
+    task = trained or own_task(
+        args.text_a_column, args.text_b_column, args.label_column, args.regression
+    )
+    task = replace(
+        task,
+        text_a_column=args.text_a_column or task.text_a_column,
+        text_b_column=args.text_b_column or task.text_b_column,
+        label_column=args.label_column or task.label_column,
+    )
+    if trained and (trained.text_b_column is None) != (task.text_b_column is None):
+        raise UserError("--text_b_column: --model_parameters was trained on single texts")
+    bad = BadRows(inf if args.skip_bad_rows else 0)
+    splits = Splits(task, bad_rows=bad.rows)
+    if args.train_file and not args.only_inference:
+        path = Path(args.train_file)
+        if task.labels or task.regression:
+            splits.train = read_own(path, task, bad)
+        else:
+            splits.task, splits.train = read_own_training_file(path, task, bad)
+    if args.dev_file:
+        splits.dev[""] = read_own(Path(args.dev_file), splits.task, bad)
+    elif args.dev_fraction and splits.train:
+        train, dev = split_off(splits.train.label, args.dev_fraction, args.seed, task.regression)
+        splits.train, splits.dev[""] = splits.train.take(train), splits.train.take(dev)
+    if args.test_file:
+        splits.test["test"] = read_own(Path(args.test_file), splits.task, bad, labelled=False)
+    return splits
+
+
+def split_off(
+    label: np.ndarray, fraction: float, seed: int, regression: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose a fraction of the examples, stratified by label except for regression.
+
+    Returns
+    -------
+    rest, chosen : int arrays
+        Indices in ascending order.
+    """
+    try:
+        rest, chosen = train_test_split(
+            np.arange(len(label)),
+            test_size=fraction,
+            random_state=seed,
+            stratify=None if regression else label,
+        )
+    except ValueError as error:  # a class with one example, or a split without any
+        raise UserError(f"--dev_fraction {fraction:g} cannot split these rows: {error}") from None
+    return np.sort(rest), np.sort(chosen)
+
+
+def folds(
+    label: np.ndarray, count: int, seed: int, regression: bool
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (train, dev) indices ``count`` times; every example is in one dev part.
+
+    Stratified by label except for regression; UserError where a label has fewer rows than folds.
+    """
+    rarest = len(label) if regression else int(np.unique(label, return_counts=True)[1].min())
+    if rarest < count:
+        raise UserError(f"--folds {count}: the rarest label has {rarest} rows, fewer than folds")
+    splitter = (KFold if regression else StratifiedKFold)(count, shuffle=True, random_state=seed)
+    return splitter.split(np.zeros(len(label)), label)
