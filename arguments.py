@@ -7,10 +7,18 @@ import math
 import os
 
 from bert import __version__
+from bert.errors import UserError
+from tasks import OWN_DATA, find_task
 
 # The arguments that, with the data, determine the result: metrics.json records them.
 RESULT_ARGUMENTS = (
     "task_name",
+    "train_file",
+    "dev_file",
+    "dev_fraction",
+    "folds",
+    "class_weights",
+    "skip_bad_rows",
     "bert_model",
     "bert_dataset",
     "batch_size",
@@ -77,7 +85,11 @@ def _build_parser(description: str) -> argparse.ArgumentParser:
     )
 
     data = parser.add_argument_group("data")
-    data.add_argument("--task_name", metavar="TASK", help="GLUE task (default: MRPC)")
+    data.add_argument(
+        "--task_name",
+        metavar="TASK",
+        help="CoLA, SST-2, MRPC, STS-B, QQP, MNLI, QNLI, RTE or WNLI (default: MRPC)",
+    )
     data.add_argument(
         "--data_dir",
         metavar="DIR",
@@ -95,6 +107,59 @@ def _build_parser(description: str) -> argparse.ArgumentParser:
         metavar="N",
         type=_COUNT,
         help="train on N examples chosen by the seed (default: all)",
+    )
+
+    data.add_argument(
+        "--class_weights",
+        metavar="WEIGHTS",
+        help="weigh the loss of each label: balanced, or label=weight,… (default: all weigh 1)",
+    )
+    data.add_argument(
+        "--skip_bad_rows",
+        action="store_true",
+        help="leave out rows that cannot be used, and list them in skipped_rows.tsv "
+        "(default: end at the first)",
+    )
+    data.add_argument(
+        "--check",
+        action="store_true",
+        help="look at the data, run one batch forward and backward, report, and stop",
+    )
+
+    own = parser.add_argument_group("your own files (TSV, CSV or JSON Lines; .gz may follow)")
+    own.add_argument("--train_file", metavar="FILE", help="rows to train on, in place of a task's")
+    own.add_argument("--dev_file", metavar="FILE", help="labelled rows to evaluate on")
+    own.add_argument(
+        "--test_file",
+        metavar="FILE",
+        help="rows to predict with the best epoch's model, into test_predictions.tsv",
+    )
+    own.add_argument(
+        "--text_a_column", metavar="NAME", help="the column of the text (default: text_a)"
+    )
+    own.add_argument(
+        "--text_b_column",
+        metavar="NAME",
+        help="the column of the second text of a pair (default: single texts)",
+    )
+    own.add_argument(
+        "--label_column", metavar="NAME", help="the column of the label (default: label)"
+    )
+    own.add_argument(
+        "--regression", action="store_true", help="the label column holds numbers to predict"
+    )
+    own.add_argument(
+        "--dev_fraction",
+        metavar="R",
+        type=_number(float, 0, 1, open_low=True),
+        help="evaluate on this share of --train_file, chosen by the seed within each label",
+    )
+    own.add_argument(
+        "--folds",
+        metavar="K",
+        type=_number(int, 2),
+        help="cross-validate on --train_file: train K times, each time evaluating on another "
+        "K-th of it",
     )
 
     model = parser.add_argument_group("model")
@@ -221,8 +286,14 @@ def _build_parser(description: str) -> argparse.ArgumentParser:
     evaluation.add_argument(
         "--only_inference",
         action="store_true",
-        help="evaluate --model_parameters on the dev split and stop; writes eval_metrics.json "
-        "where --output_dir is given",
+        help="evaluate --model_parameters on the dev split (and predict the test split) and stop; "
+        "writes eval_metrics.json where --output_dir is given",
+    )
+    evaluation.add_argument(
+        "--predict_test",
+        action="store_true",
+        help="predict the task's test split with the best epoch's model, into "
+        "predictions/TASK.tsv as gluebenchmark.com takes it (pack_submission.py packs them)",
     )
     evaluation.add_argument(
         "--output_dir", metavar="DIR", help="where the run's files go (default: ./output_dir)"
@@ -269,6 +340,7 @@ def parse_args(description: str, argv: list[str] | None = None) -> argparse.Name
         parser.error("--model_parameters and --pretrained_bert_parameters exclude each other")
     if args.gpu is not None and not args.gpu.isdigit():
         parser.error(f"--gpu takes a GPU's number, not {args.gpu!r}")
+    _check_data_flags(parser, args)
     if not args.model_parameters:
         for name, default in MODEL_DEFAULTS.items():
             if getattr(args, name) is None:
@@ -276,3 +348,45 @@ def parse_args(description: str, argv: list[str] | None = None) -> argparse.Name
     if args.output_dir is None and not args.only_inference:
         args.output_dir = "./output_dir"
     return args
+
+
+def _check_data_flags(parser: _Parser, args: argparse.Namespace) -> None:
+    """Settle where the data comes from: a task of GLUE, or the user's own files."""
+    own = args.train_file or args.dev_file or args.test_file
+    if args.task_name:
+        if own:
+            parser.error("--task_name is for GLUE's files; leave it out with files of your own")
+        try:
+            args.task_name = find_task(args.task_name).name
+        except UserError as error:
+            parser.error(str(error))
+    for flag in ("text_a_column", "text_b_column", "label_column", "regression"):
+        if getattr(args, flag) and not own:
+            parser.error(f"--{flag} goes with --train_file, --dev_file or --test_file")
+    if (args.dev_fraction or args.folds) and not args.train_file:
+        parser.error("--dev_fraction and --folds divide a --train_file, which is not given")
+    if own and args.predict_test:
+        parser.error("--predict_test is for GLUE's test files; --test_file alone predicts yours")
+    if (args.predict_test or args.test_file) and args.only_inference and not args.output_dir:
+        parser.error("predictions need an --output_dir")
+    if args.folds and args.test_file:
+        parser.error("--folds trains no one model that could predict --test_file")
+    if args.regression and args.class_weights:
+        parser.error("--class_weights: a regression has no classes")
+    columns = [args.text_a_column, args.text_b_column, args.label_column]
+    if any(name and columns.count(name) > 1 for name in columns):
+        parser.error("two of --text_a_column, --text_b_column and --label_column are the same")
+    if args.only_inference:
+        if args.train_file:
+            parser.error("--only_inference does not train: pass --dev_file or --test_file")
+        return
+    if own and not args.train_file:
+        parser.error("there is no --train_file to train on (or pass --only_inference)")
+    if own and sum(map(bool, (args.dev_file, args.dev_fraction, args.folds))) != 1:
+        parser.error("--train_file needs one of --dev_file, --dev_fraction and --folds")
+    if args.folds and args.model_parameters:
+        parser.error("--folds begins anew for every fold: --model_parameters has seen the rows")
+    if own and not args.model_parameters:
+        args.task_name = OWN_DATA
+        args.text_a_column = args.text_a_column or "text_a"
+        args.label_column = args.label_column or "label"

@@ -9,11 +9,14 @@ import mxnet as mx
 import numpy as np
 from mxnet.gluon import Block
 from mxnet.gluon.loss import Loss, SoftmaxCrossEntropyLoss
+from scipy.special import softmax
 
 import checkpoint
 import metrics
 from bert.errors import UserError
 from dataset import TokenizedExamples
+from reading import Examples
+from report import log
 from tasks import Task
 from training import predict
 
@@ -94,9 +97,7 @@ def evaluate(
     return {**scores, "loss": loss}, logits
 
 
-def write_predictions(
-    path: Path, logits: np.ndarray, label: np.ndarray | None, task: Task
-) -> None:
+def write_predictions(path: Path, logits: np.ndarray, label: np.ndarray | None, task: Task) -> None:
     """Write a row an example: index from 0, label where known, prediction, a logit a label."""
     header = ["index", *(["label"] if label is not None else []), "prediction"]
     if not task.regression:
@@ -115,6 +116,21 @@ def write_predictions(
                 values = [task.labels[i] for i in (*true, row.argmax())]
                 values += [f"{logit:.9g}" for logit in row]
             rows.writerow([index, *values])
+
+
+def log_predictions(examples: Examples, logits: np.ndarray, task: Task) -> None:
+    """Print the dev examples of which a classifier was surest, rightly and wrongly."""
+    probability = softmax(logits, axis=1)
+    predicted = probability.argmax(axis=1)
+    surest = np.argsort(-probability.max(axis=1), kind="stable")
+    right = predicted[surest] == examples.label[surest]
+    log.info("\nsome dev predictions, the surest right and wrong ones")
+    for index in [*surest[right][:2], *surest[~right][:2]]:
+        log.info(
+            f"  {task.label_column} {task.labels[examples.label[index]]}, predicted "
+            f"{task.labels[predicted[index]]} ({probability[index].max():.1%}): "
+            + " | ".join(text[index] for text in (examples.text_a, examples.text_b) if text)
+        )
 
 
 def write_submission(path: Path, logits: np.ndarray, task: Task) -> None:

@@ -29,77 +29,121 @@ from pathlib import Path
 
 import mxnet as mx
 import numpy as np
-from mxnet.gluon.loss import SoftmaxCrossEntropyLoss
-from scipy.special import softmax
+from mxnet.gluon.loss import L2Loss, SoftmaxCrossEntropyLoss
 
 import checkpoint
 import dataset
 import metrics
 import optimizer
+import preflight
 import report
 from bert import native, zoo
 from bert.classifier import BERTClassifier, load_classifier
 from bert.convert import config_to_huggingface
 from bert.errors import UserError
-from bert.parameters import parameters_of
+from bert.parameters import parameters_of, read_params, set_parameters
 from bert.tokenizer import BERTTokenizer
+from evaluation import (
+    WeightedCrossEntropy,
+    evaluate,
+    log_predictions,
+    parse_class_weights,
+    write_predictions,
+    write_submission,
+)
 from report import ProgressReport, log
+from splits import folds, read_splits
+from tasks import Task, task_from_config, task_to_config
 from training import NotFiniteError, Trainer, predict, seed_of
 
 
 def main(args: argparse.Namespace) -> None:
-    output_dir = Path(args.output_dir) if args.output_dir else None
+    output_dir = Path(args.output_dir) if args.output_dir and not args.check else None
     if output_dir:
         checkpoint.prepare_output_dir(output_dir)
     ctx = context(args.gpu)
+    trained = None
     if args.model_parameters:
         net, tokenizer, config = load_classifier(args.model_parameters, args.dropout, ctx)
         agree_with_config(args, config)
-    task = dataset.find_task(args.task_name)
-    folder = dataset.task_folder(args.data_dir, task)
-    dev_examples = dataset.read_glue(folder / "dev.tsv", task)
-    train_examples = None
-    if not args.only_inference:
-        train_examples = dataset.read_glue(folder / "train.tsv", task)
-        if args.max_train_samples:
-            train_examples = train_examples.sample(args.max_train_samples, args.seed)
+        trained = task_from_config(config)
+    splits = read_splits(args, trained)
+    task = splits.task
     if not args.model_parameters:
         net, tokenizer, config = new_classifier(args, task, ctx)
+    config |= task_to_config(task)
     report.start_logging(output_dir / "train.log" if output_dir else None)
-    if ctx.device_type == "cpu" and not args.no_native:
-        fuse(net)
-    net.hybridize(static_alloc=True)
+    compile_network(args, net, ctx)
 
-    dev = dataset.tokenize(dev_examples, tokenizer, args.max_len)
-    if args.only_inference:
-        log_header(args, task, net, {"dev": dev}, ctx)
-        dev_metrics, _ = evaluate(net, dev, task, args.dev_batch_size, ctx)
-        log.info(report.table(list(dev_metrics), [list(dev_metrics.values())]))
+    preflight.log_bad_rows(splits.bad_rows, output_dir)
+
+    def tokenize(examples):
+        return dataset.tokenize(examples, tokenizer, args.max_len)
+
+    dev = {suffix: tokenize(examples) for suffix, examples in splits.dev.items()}
+    test = {name: tokenize(examples) for name, examples in splits.test.items()}
+    train = None
+    if splits.train:
+        train = tokenize(splits.train)
+        splits.train = None  # the texts may take as much memory as the token ids
+    labelled = {"train": train} if train else {}
+    labelled |= {f"dev{suffix}": examples for suffix, examples in dev.items()}
+    preflight.log_data(task, labelled, test)
+    log_machine(args, net, ctx)
+    class_weights = None
+    if args.class_weights and train:
+        class_weights = parse_class_weights(args.class_weights, task, train.label)
+        shown = zip(task.labels, class_weights, strict=True)
+        log.info(f"weights   {', '.join(f'{label}: {weight:.4g}' for label, weight in shown)}")
+
+    if args.check:
+        examples = train or next(iter((dev | test).values()))
+        preflight.log_examples(task, examples, tokenizer)
+        if train:
+
+            def check_trainer(longest, epochs):
+                return new_trainer(args, net, longest, task, class_weights, ctx, epochs, None)
+
+            preflight.try_a_batch(train, check_trainer, args.batch_size, args.epochs)
+    elif args.folds:
+        cross_validate(args, task, train, class_weights, output_dir, ctx)
+    elif args.only_inference:
+        results = {"task": task.name}
+        if dev:
+            results["dev"], logits = evaluate(net, dev, task, args.dev_batch_size, ctx)
+            log.info("\n" + report.table(list(results["dev"]), [list(results["dev"].values())]))
+            if not task.regression:
+                results |= metrics.by_class(logits[""], dev[""].label, task.labels)
+                report.log_classes(results)
+        predict_test(args, net, test, splits, results, output_dir, ctx)
         if output_dir:
-            checkpoint.write_json(
-                output_dir / "eval_metrics.json", {"task": task.name, "dev": dev_metrics}
-            )
+            checkpoint.write_json(output_dir / "eval_metrics.json", results)
             log.info(f"written to {output_dir / 'eval_metrics.json'}")
-        return
-    train = dataset.tokenize(train_examples, tokenizer, args.max_len)
-    log_header(args, task, net, {"train": train, "dev": dev}, ctx)
+    else:
+        results, logits = train_one(
+            args, net, tokenizer, config, task, train, dev, class_weights, output_dir, ctx
+        )
+        if not task.regression and "" in splits.dev:
+            log_predictions(splits.dev[""], logits[""], task)
+        if test:
+            best = output_dir / "model.params"
+            set_parameters(net, read_params(best), [ctx], best)
+            predict_test(args, net, test, splits, results, output_dir, ctx)
+            checkpoint.write_json(output_dir / "metrics.json", results)
+        log_results(results, task, output_dir)
+
+
+def train_one(
+    args, net, tokenizer, config, task, train, dev, class_weights, output_dir, ctx
+) -> tuple[dict, dict[str, np.ndarray]]:
+    """Train one model and leave its files in output_dir.
+
+    Returns what metrics.json says, and the best epoch's dev logits by the split's suffix.
+    """
     checkpoint.write_json(output_dir / "config.json", config)
     checkpoint.write_text(output_dir / "vocab.txt", tokenizer.vocabulary_text())
-
-    trainer = Trainer(
-        net,
-        train,
-        SoftmaxCrossEntropyLoss(),
-        optimizer.create(args.optimizer, args.weight_decay, args.epsilon),
-        ctx,
-        batch_size=args.batch_size,
-        accumulate=args.accumulate,
-        epochs=args.epochs,
-        max_updates=args.training_steps,
-        lr=args.lr,
-        warmup_ratio=args.warmup_ratio,
-        seed=args.seed,
-    )
+    max_updates = args.training_steps
+    trainer = new_trainer(args, net, train, task, class_weights, ctx, args.epochs, max_updates)
     results = {
         "task": task.name,
         "seed": args.seed,
@@ -109,8 +153,82 @@ def main(args: argparse.Namespace) -> None:
         "best": None,
     }
     best_logits = train_epochs(args, trainer, net, dev, task, results, output_dir, ctx)
-    log_predictions(dev_examples, best_logits, task)
-    log_results(results, task, output_dir)
+    return results, best_logits
+
+
+def cross_validate(args, task, train, class_weights, output_dir, ctx) -> None:
+    """Train once for every fold, from the pretrained model on; metrics.json gets mean and sd."""
+    scores = []
+    parts = folds(train.label, args.folds, args.seed, task.regression)
+    for number, (rest, part) in enumerate(parts, start=1):
+        log.info(f"\nfold {number} of {args.folds}: {len(rest)} to train on, {len(part)} to dev")
+        net, tokenizer, config = new_classifier(args, task, ctx)
+        compile_network(args, net, ctx)
+        fold_dir = output_dir / f"fold_{number}"
+        checkpoint.prepare_output_dir(fold_dir)
+        fold_data = (train.take(rest), {"": train.take(part)})
+        config |= task_to_config(task)
+        results, _ = train_one(
+            args, net, tokenizer, config, task, *fold_data, class_weights, fold_dir, ctx
+        )
+        log_results(results, task, fold_dir)
+        scores.append(results["best"]["dev"])
+    columns = {name: np.array([score[name] for score in scores]) for name in scores[0]}
+    results = {
+        "task": task.name,
+        "seed": args.seed,
+        "arguments": {name: getattr(args, name) for name in RESULT_ARGUMENTS},
+        "folds": scores,
+        "mean": {name: float(values.mean()) for name, values in columns.items()},
+        "standard_deviation": {name: float(v.std(ddof=1)) for name, v in columns.items()},
+    }
+    checkpoint.write_json(output_dir / "metrics.json", results)
+    rows = [[number, *score.values()] for number, score in enumerate(scores, start=1)]
+    rows += [["mean", *results["mean"].values()], ["sd", *results["standard_deviation"].values()]]
+    log.info("\n" + report.table(["fold", *(f"dev {name}" for name in columns)], rows))
+    log.info(f"each fold's best epoch; files in {output_dir}")
+
+
+def new_trainer(args, net, train, task, class_weights, ctx, epochs, max_updates) -> Trainer:
+    if task.regression:
+        loss = L2Loss(weight=2)  # Gluon's halves the squared error
+    elif class_weights is not None:
+        loss = WeightedCrossEntropy(class_weights)
+    else:
+        loss = SoftmaxCrossEntropyLoss()
+    return Trainer(
+        net,
+        train,
+        loss,
+        optimizer.create(args.optimizer, args.weight_decay, args.epsilon),
+        ctx,
+        batch_size=args.batch_size,
+        accumulate=args.accumulate,
+        epochs=epochs,
+        max_updates=max_updates,
+        lr=args.lr,
+        warmup_ratio=args.warmup_ratio,
+        seed=args.seed,
+    )
+
+
+def predict_test(args, net, test, splits, results, output_dir, ctx) -> None:
+    """Write the predictions of the test splits; a user's own labelled one is measured too."""
+    for name, examples in test.items():
+        logits = predict(net, examples, args.dev_batch_size, ctx)
+        if args.predict_test:
+            path = output_dir / "predictions" / f"{name}.tsv"
+            path.parent.mkdir(exist_ok=True)
+            write_submission(path, logits, splits.task)
+        else:
+            path = output_dir / "test_predictions.tsv"
+            label = examples.label if splits.test[name].labelled else None
+            write_predictions(path, logits, label, splits.task)
+            if label is not None:
+                results["test"] = metrics.evaluate(logits, label, splits.task.metrics)
+                scores = ", ".join(f"{name} {value:.4f}" for name, value in results["test"].items())
+                log.info(f"test      {scores}")
+        log.info(f"written to {path}")
 
 
 def context(gpu: str | None) -> mx.Context:
@@ -135,7 +253,7 @@ def agree_with_config(args: argparse.Namespace, config: dict) -> None:
 
 
 def new_classifier(
-    args: argparse.Namespace, task: dataset.Task, ctx: mx.Context
+    args: argparse.Namespace, task: Task, ctx: mx.Context
 ) -> tuple[BERTClassifier, BERTTokenizer, dict]:
     """Put a new head on a pretrained BERT; returns network, tokenizer and its config.json."""
     source = args.pretrained_bert_parameters
@@ -152,7 +270,7 @@ def new_classifier(
         raise UserError(
             f"--max_len {args.max_len}: this BERT has {bert.config.max_length} positions"
         )
-    net = BERTClassifier(bert, len(task.labels), args.dropout)
+    net = BERTClassifier(bert, task.outputs, args.dropout)
     mx.random.seed(seed_of(args.seed, 0), ctx)
     net.classifier.initialize(ctx=ctx)
     config = {
@@ -160,44 +278,30 @@ def new_classifier(
         "architectures": ["BertForSequenceClassification"],
         "hidden_dropout_prob": args.dropout,
         "attention_probs_dropout_prob": args.dropout,
-        "id2label": {str(i): label for i, label in enumerate(task.labels)},
-        "label2id": {label: i for i, label in enumerate(task.labels)},
         "do_lower_case": tokenizer.do_lower_case,
         **{name: getattr(args, name) for name in MODEL_DEFAULTS},
     }
     return net, tokenizer, config
 
 
-def fuse(net: BERTClassifier) -> None:
-    """Let a network compute with the fused CPU operators, where they can be had."""
-    try:
-        native.load()
-    except native.NativeUnavailable as reason:
-        log.info(f"slower   the fused operators are not used: {reason}")
-    else:
-        net.bert.fuse()
+def compile_network(args: argparse.Namespace, net: BERTClassifier, ctx: mx.Context) -> None:
+    """Let a network compute with the fused CPU operators, where they can be had, as one graph."""
+    if ctx.device_type == "cpu" and not args.no_native:
+        try:
+            native.load()
+        except native.NativeUnavailable as reason:
+            log.info(f"slower    the fused operators are not used: {reason}")
+        else:
+            net.bert.fuse()
+    net.hybridize(static_alloc=True)
 
 
 def num_parameters(net: BERTClassifier) -> int:
     return sum(math.prod(parameter.shape) for parameter in parameters_of(net).values())
 
 
-def log_header(args, task, net, splits, ctx) -> None:
-    """Say what is about to happen: task, sizes, labels, model, device."""
-    sizes = ", ".join(f"{len(examples)} {name}" for name, examples in splits.items())
-    log.info(f"task      {task.name}: {sizes}")
-    for name, examples in splits.items():
-        counts = np.bincount(examples.label, minlength=len(task.labels))
-        shares = ", ".join(
-            f"{label}: {count} ({count / len(examples):.1%})"
-            for label, count in zip(task.labels, counts, strict=True)
-        )
-        log.info(f"labels    {name} {shares}")
-    for name, examples in splits.items():
-        log.info(
-            f"tokens    {name} mean {examples.lengths.mean():.1f}, longest "
-            f"{examples.lengths.max()}; --max_len {args.max_len} truncates {examples.truncated}"
-        )
+def log_machine(args: argparse.Namespace, net: BERTClassifier, ctx: mx.Context) -> None:
+    """Say what is about to compute: model and device."""
     source = args.model_parameters or args.pretrained_bert_parameters or args.bert_dataset
     log.info(f"model     {args.bert_model}, {source}, {num_parameters(net):,} parameters")
     operators = "fused" if net.bert.fused else "stock"
@@ -206,17 +310,12 @@ def log_header(args, task, net, splits, ctx) -> None:
     )
 
 
-def evaluate(net, examples, task, batch_size, ctx) -> tuple[dict[str, float], np.ndarray]:
-    """Return the task's metrics and loss on labelled examples, and the logits behind them."""
-    logits = predict(net, examples, batch_size, ctx)
-    scores = metrics.evaluate(logits, examples.label, task.metrics)
-    return {**scores, "loss": metrics.mean_loss(logits, examples.label)}, logits
-
-
-def train_epochs(args, trainer, net, dev, task, results, output_dir, ctx) -> np.ndarray:
+def train_epochs(
+    args, trainer, net, dev, task, results, output_dir, ctx
+) -> dict[str, np.ndarray]:
     """Train to the end, evaluating on the way; the best epoch's files are in output_dir after.
 
-    Returns the best epoch's dev logits ``[examples, classes]``.
+    Returns the best epoch's dev logits ``[examples, outputs]``, by the split's suffix.
     """
     main_metric = task.metrics[0]
     epochs_without_improvement = 0
@@ -245,7 +344,11 @@ def train_epochs(args, trainer, net, dev, task, results, output_dir, ctx) -> np.
                 results["best"] = {"epoch": epoch, "update": stop, "dev": dev_metrics}
                 best_logits = logits
                 checkpoint.save_parameters(net, output_dir / "model.params")
-                write_predictions(output_dir / "dev_predictions.tsv", logits, dev.label, task)
+                if not task.regression:
+                    results["best"] |= metrics.by_class(logits[""], dev[""].label, task.labels)
+                for suffix, part in dev.items():
+                    path = output_dir / f"dev_predictions{suffix}.tsv"
+                    write_predictions(path, logits[suffix], part.label, task)
             log.info(
                 f"epoch {epoch}, update {stop}: dev "
                 + ", ".join(f"{name} {value:.4f}" for name, value in dev_metrics.items())
@@ -273,31 +376,6 @@ def train_epochs(args, trainer, net, dev, task, results, output_dir, ctx) -> np.
     return best_logits
 
 
-def write_predictions(path, logits, label, task) -> None:
-    """Write one row an example: index, label, prediction, and one logit for each label."""
-    header = ["index", "label", "prediction", *(f"logit_{name}" for name in task.labels)]
-    rows = [
-        [index, task.labels[true], task.labels[row.argmax()], *(f"{logit:.9g}" for logit in row)]
-        for index, (true, row) in enumerate(zip(label, logits, strict=True))
-    ]
-    checkpoint.write_text(path, "".join("\t".join(map(str, row)) + "\n" for row in [header, *rows]))
-
-
-def log_predictions(examples: dataset.Examples, logits: np.ndarray, task: dataset.Task) -> None:
-    """Print the dev examples of which the model was surest, rightly and wrongly."""
-    probability = softmax(logits, axis=1)
-    predicted = probability.argmax(axis=1)
-    surest = np.argsort(-probability.max(axis=1), kind="stable")
-    right = predicted[surest] == examples.label[surest]
-    log.info("\nsome dev predictions, the surest right and wrong ones")
-    for index in [*surest[right][:2], *surest[~right][:2]]:
-        log.info(
-            f"  {task.label_column} {task.labels[examples.label[index]]}, predicted "
-            f"{task.labels[predicted[index]]} ({probability[index].max():.1%}): "
-            + " | ".join(text[index] for text in (examples.text_a, examples.text_b) if text)
-        )
-
-
 def log_results(results, task, output_dir) -> None:
     """Print the table of epochs, and where the files are."""
     rows = [
@@ -314,6 +392,8 @@ def log_results(results, task, output_dir) -> None:
     log.info("")
     log.info(report.table(["epoch", "train loss", *columns, "seconds", "samples/s"], rows))
     best, metric = results["best"], task.metrics[0]
+    if not task.regression:
+        report.log_classes(best)
     log.info(
         f"* best dev {metric}: {best['dev'][metric]:.4f} (epoch {best['epoch']}); "
         "model.params and dev_predictions.tsv are of it"

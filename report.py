@@ -89,3 +89,19 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         for row in cells
     ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+# Wider confusion matrices wrap on a terminal; metrics.json has them whole.
+_MOST_CLASSES_SHOWN = 12
+
+
+def log_classes(results: dict) -> None:
+    """Print what :func:`metrics.by_class` has found: scores and confusions of every class."""
+    classes = results["per_class"]
+    confused = results["confusion_matrix"] if len(classes) <= _MOST_CLASSES_SHOWN else None
+    header = ["label", "precision", "recall", "f1", "examples"]
+    rows = [[name, *scores.values()] for name, scores in classes.items()]
+    if confused:
+        header += [f"taken for {name}" for name in classes]
+        rows = [[*row, *counts] for row, counts in zip(rows, confused, strict=True)]
+    log.info("\n" + table(header, rows))

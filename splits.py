@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 
@@ -62,28 +62,27 @@ def _read_glue(args: argparse.Namespace) -> Splits:
 
 
 def _read_own(args: argparse.Namespace, trained: Task | None) -> Splits:
-    task = trained or own_task(
-        args.text_a_column, args.text_b_column, args.label_column, args.regression
-    )
-    task = replace(
-        task,
-        text_a_column=args.text_a_column or task.text_a_column,
-        text_b_column=args.text_b_column or task.text_b_column,
-        label_column=args.label_column or task.label_column,
-    )
-    if trained and (trained.text_b_column is None) != (task.text_b_column is None):
+    if trained and args.text_b_column and trained.text_b_column is None:
         raise UserError("--text_b_column: --model_parameters was trained on single texts")
+    if trained and args.regression and not trained.regression:
+        raise UserError("--regression: --model_parameters was trained to classify")
+    task = own_task(
+        args.text_a_column or trained.text_a_column,
+        args.text_b_column or (trained.text_b_column if trained else None),
+        args.label_column or trained.label_column,
+        trained.regression if trained else args.regression,
+        trained.labels if trained else (),
+    )
     bad = BadRows(inf if args.skip_bad_rows else 0)
     splits = Splits(task, bad_rows=bad.rows)
-    if args.train_file and not args.only_inference:
-        path = Path(args.train_file)
+    if args.train_file:
         if task.labels or task.regression:
-            splits.train = read_own(path, task, bad)
+            splits.train = read_own(Path(args.train_file), task, bad)
         else:
-            splits.task, splits.train = read_own_training_file(path, task, bad)
+            splits.task, splits.train = read_own_training_file(Path(args.train_file), task, bad)
     if args.dev_file:
         splits.dev[""] = read_own(Path(args.dev_file), splits.task, bad)
-    elif args.dev_fraction and splits.train:
+    elif args.dev_fraction:
         train, dev = split_off(splits.train.label, args.dev_fraction, args.seed, task.regression)
         splits.train, splits.dev[""] = splits.train.take(train), splits.train.take(dev)
     if args.test_file:

@@ -25,22 +25,35 @@ def test_word_pieces_equal_hugging_faces(minilm, case):
 def test_the_layout_and_truncation_of_pairs_equal_hugging_faces(minilm, case):
     _, tokenizer = minilm
     text_b = None if case["text_b"] is None else [case["text_b"]]
-    input_ids, first_segment, _ = tokenizer.encode([case["text_a"]], text_b, 128)
-    assert input_ids[0].tolist() == case["input_ids"]
-    types = [int(i >= first_segment[0]) for i in range(len(input_ids[0]))]
+    input_ids, _, first_segment, _ = tokenizer.encode([case["text_a"]], text_b, 128)
+    assert input_ids.tolist() == case["input_ids"]
+    types = [int(i >= first_segment[0]) for i in range(len(input_ids))]
     assert types == case["token_type_ids"]
 
 
 def test_truncation_is_counted_and_keeps_both_texts(tiny_bert):
     tokenizer = BERTTokenizer(tiny_bert / "vocab.txt")
     texts = ["the cat sat", "the dog " * 20], ["a bird", "a fish"]
-    input_ids, first_segment, truncated = tokenizer.encode(*texts, 12)
-    assert truncated == 1
-    assert [len(ids) for ids in input_ids] == [8, 12]
-    assert input_ids[1][first_segment[1] : -1].tolist() == [
+    input_ids, offsets, first_segment, truncated = tokenizer.encode(*texts, 12)
+    assert truncated.tolist() == [False, True]
+    assert offsets.tolist() == [0, 8, 20]
+    assert input_ids[8 + first_segment[1] : -1].tolist() == [
         tokenizer.vocab["a"],
         tokenizer.vocab["fish"],
     ]
+
+
+def test_many_texts_get_the_ids_that_each_gets_alone(tiny_bert, monkeypatch):
+    monkeypatch.setattr("bert.tokenizer._CHUNK", 3)
+    tokenizer = BERTTokenizer(tiny_bert / "vocab.txt")
+    texts = ["the cat " * n for n in range(1, 8)], ["a [SEP] bird" + " ran" * n for n in range(7)]
+    together = tokenizer.encode(*texts, 16)
+    for i, (text_a, text_b) in enumerate(zip(*texts, strict=True)):
+        alone = tokenizer.encode([text_a], [text_b], 16)
+        ids = together.input_ids[together.offsets[i] : together.offsets[i + 1]]
+        assert ids.tolist() == alone.input_ids.tolist()
+        assert together.first_segment[i] == alone.first_segment[0]
+        assert together.truncated[i] == alone.truncated[0]
 
 
 def test_a_cased_vocabulary_keeps_capitals_and_accents(tmp_path):
