@@ -79,7 +79,7 @@ def split_lines(file: BinaryIO) -> Iterator[tuple[int, str, str | None]]:
             problem = f"byte {error.start + 1} is not UTF-8 text"
             text = content.decode(errors="replace")
         if "\0" in text:
-            problem = f"byte {content.index(0) + 1} is NUL, which no text has"
+            problem = problem or f"byte {content.index(0) + 1} is NUL, which no text has"
             text = text.replace("\0", "\ufffd")
         yield number, text, problem
 

@@ -107,7 +107,7 @@ class BERTTokenizer:
             disable=None,
         ) as progress:
             for start in range(0, len(text_a), _CHUNK):
-                chunk = text_a[start : start + _CHUNK]
+                chunk = list(text_a[start : start + _CHUNK])
                 if text_b is not None:
                     chunk = list(zip(chunk, text_b[start : start + _CHUNK], strict=True))
                 for i, encoding in enumerate(self._splitter.encode_batch_fast(chunk), start):

@@ -122,3 +122,21 @@ def mrpc_raw() -> Path:
     if not folder.is_dir():
         pytest.skip("the real MRPC is not on this machine")
     return folder
+
+
+@pytest.fixture
+def finetune_here(tiny_bert, tmp_path):
+    """Run finetune_classifier.py in this process; returns (exit code, output folder).
+
+    A script of its own takes seconds to load MXNet, which few tests need.
+    """
+    import finetune_classifier
+    from arguments import parse_args
+
+    def run(*flags, out="out", bert=True):
+        folder = tmp_path / out
+        model = ("--pretrained_bert_parameters", tiny_bert, "--max_len", "32") if bert else ()
+        argv = [*model, "--output_dir", folder, *flags]
+        return finetune_classifier.command(parse_args("", [str(flag) for flag in argv])), folder
+
+    return run

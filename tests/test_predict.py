@@ -1,0 +1,250 @@
+"""predict.py: what goes in, what comes out, in order, and on after an interruption."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT, run_script
+from test_own_data import write_sentences
+
+import predict
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory, tiny_bert):
+    """Output folders of three short trainings: single texts, pairs, a regression."""
+    import finetune_classifier
+    from arguments import parse_args
+
+    folder = tmp_path_factory.mktemp("runs")
+    train = write_sentences(folder / "train.csv", 160, 0)
+    pairs = folder / "pairs.csv"
+    pairs.write_text("one,two,same\n" + "the cat,the cat,yes\na dog,the house,no\n" * 9)
+    scores = write_sentences(folder / "scores.csv", 40, 0, regression=True)
+    columns = ("--text_a_column", "text")
+    flags = {
+        "single": (*columns, "--train_file", train),
+        "pairs": (
+            *("--text_a_column", "one", "--text_b_column", "two", "--label_column", "same"),
+            *("--train_file", pairs),
+        ),
+        "scores": (*columns, "--train_file", scores, "--regression"),
+    }
+    for name, own in flags.items():
+        argv = ["--pretrained_bert_parameters", tiny_bert, "--max_len", "32", *own]
+        argv += ["--dev_fraction", "0.2", "--epochs", "5", "--lr", "3e-3"]
+        argv += ["--batch_size", "16"]
+        argv += ["--output_dir", folder / name]
+        assert finetune_classifier.command(parse_args("", [str(a) for a in argv])) == 0
+    return folder
+
+
+def predict_here(*flags):
+    return predict.command(predict.parse_args([str(flag) for flag in flags]))
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_predictions_are_those_of_the_evaluation(runs, finetune_here, tmp_path):
+    test = write_sentences(tmp_path / "test.csv", 70, 7)
+    inference = ("--model_parameters", runs / "single", "--only_inference", "--test_file", test)
+    code, out = finetune_here(*inference, bert=False)
+    assert code == 0
+    rows = (out / "test_predictions.tsv").read_text().splitlines()[1:]
+    expected = [row.split("\t")[2] for row in rows]
+    assert len(set(expected)) == 2
+
+    output = tmp_path / "predictions.jsonl"
+    flags = ("--model_dir", runs / "single", "--input", test, "--output", output)
+    assert predict_here(*flags, "--batch_size", "8") == 0
+    predictions = lines_of(output)
+    assert [row["index"] for row in predictions] == list(range(70))
+    assert [row["label"] for row in predictions] == expected
+    for row in predictions:
+        assert list(row["probabilities"]) == ["cat", "dog"]
+        assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+        assert max(row["probabilities"], key=row["probabilities"].get) == row["label"]
+
+
+PAIR_FILES = {
+    "pairs.tsv": "two\tid\tone\nthe cat\t1\ta dog\na house\t2\tthe road\n",
+    "pairs.csv": '"text_b","text_a"\r\n"the cat","a dog"\r\na house,the road\r\n',
+    "pairs.jsonl": '{"one":"a dog","two":"the cat"}\n{"two":"a house","one":"the road"}\n',
+}
+
+
+def test_every_format_gives_the_same_rows(runs, tmp_path):
+    found = []
+    for name, content in PAIR_FILES.items():
+        for zipped in (False, True):
+            path = tmp_path / (f"{name}.gz" if zipped else name)
+            path.write_bytes(gzip.compress(content.encode()) if zipped else content.encode())
+            output = tmp_path / "out.jsonl"
+            flags = ("--model_dir", runs / "pairs", "--input", path, "--output", output)
+            assert predict_here(*flags) == 0
+            found.append(output.read_text())
+    assert len(set(found)) == 1 and found[0].count("\n") == 2
+
+
+def test_tsv_output_has_a_column_for_each_probability(runs, tmp_path):
+    test = write_sentences(tmp_path / "test.csv", 5, 1)
+    output = tmp_path / "out.tsv"
+    assert predict_here("--model_dir", runs / "single", "--input", test, "--output", output) == 0
+    rows = list(csv.reader(io.StringIO(output.read_text()), delimiter="\t"))
+    assert rows[0] == ["index", "label", "probability_cat", "probability_dog"]
+    assert [row[0] for row in rows[1:]] == list("01234")
+    assert all(row[1] == ("cat" if float(row[2]) > 0.5 else "dog") for row in rows[1:])
+
+
+def test_a_regression_gives_scores(runs, tmp_path):
+    test = write_sentences(tmp_path / "test.csv", 5, 1, regression=True)
+    output = tmp_path / "out.jsonl"
+    assert predict_here("--model_dir", runs / "scores", "--input", test, "--output", output) == 0
+    assert all(list(row) == ["index", "score"] for row in lines_of(output))
+    assert len({row["score"] for row in lines_of(output)}) > 1
+
+
+def test_standard_input_takes_text_tabs_and_json(runs):
+    text = (
+        "a dog\tthe cat\n"
+        '{"two": "the cat", "one": "a dog"}\n'
+        '{"text_a":"a dog","text_b":"the cat"}\r\n'
+    )
+    run = run_script("predict.py", "--model_dir", runs / "pairs", input=text)
+    assert run.returncode == 0, run.stderr
+    rows = [json.loads(line) for line in run.stdout.splitlines()]
+    assert [row["index"] for row in rows] == [0, 1, 2]
+    assert rows[0]["probabilities"] == rows[1]["probabilities"] == rows[2]["probabilities"]
+    one = run_script(
+        *("predict.py", "--model_dir", runs / "pairs", "--text_a", "a dog", "--text_b", "the cat")
+    )
+    alone = json.loads(one.stdout)["probabilities"]
+    assert alone == pytest.approx(rows[0]["probabilities"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "run, text, complaint",
+    [
+        ("pairs", "a dog\n", "line 1: the model takes two texts"),
+        ("single", "a dog\nthe cat\ta\n", "line 2: the model takes one text"),
+        ("single", "a dog\n\n", "line 2: the text is empty"),
+        ("single", "a dog\n{text}\n", "line 2: not JSON"),
+        ("pairs", '{"one": "a"}\n', "line 1: the object has no 'text_b'"),
+        ("single", "a\0b\n", "line 1: byte 2 is NUL"),
+    ],
+)
+def test_a_line_that_cannot_be_used_is_refused(run, text, complaint, runs, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    assert predict_here("--model_dir", runs / run) == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_mistakes_end_in_one_sentence(runs, tmp_path, capsys):
+    (tmp_path / "t.csv").write_text("txt\nthe cat\n")
+    (tmp_path / "empty.csv").write_text('text\n"the\ncat"\n" "\n')
+    for flags, complaint in {
+        ("--input", tmp_path / "t.csv"): "line 1: there is no column 'text' or 'text_a'",
+        ("--input", tmp_path / "empty.csv"): "line 4: the text is empty",
+        ("--input", tmp_path): "none of .tsv",
+        ("--text_a", "a", "--text_b", "b"): "--text_b",
+    }.items():
+        assert predict_here("--model_dir", runs / "single", *flags) == 2
+        error = capsys.readouterr().err
+        assert complaint in error and error.count("\n") == 1
+    assert predict_here("--model_dir", tmp_path, "--text_a", "a") == 2
+    output = ("--input", runs / "train.csv", "--output", tmp_path / "none" / "out.jsonl")
+    assert predict_here("--model_dir", runs / "single", *output) == 1
+    assert "out.jsonl: No such file" in capsys.readouterr().err
+
+
+def test_a_closed_pipe_is_not_an_error(runs, tmp_path):
+    test = write_sentences(tmp_path / "test.csv", 3000, 7)
+    command = [sys.executable, "predict.py", "--model_dir", runs / "single", "--input", test]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert json.loads(process.stdout.readline())["index"] == 0
+    process.stdout.close()
+    assert process.wait(60) == 0
+    assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "tsv"])
+def test_killed_and_resumed_it_loses_and_repeats_nothing(ending, runs, tmp_path):
+    test = write_sentences(tmp_path / "test.csv", 4000, 7)
+    flags = ("--model_dir", runs / "single", "--input", test, "--batch_size", "4", "--resume")
+    whole, output = tmp_path / f"whole.{ending}", tmp_path / f"out.{ending}"
+    assert predict_here(*flags, "--output", whole) == 0
+
+    partial = tmp_path / f"out.{ending}.partial"
+    command = [sys.executable, "predict.py", *map(str, flags), "--output", str(output)]
+    process = subprocess.Popen(command, cwd=ROOT)
+    deadline = time.monotonic() + 60
+    while not (partial.exists() and partial.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait(60)
+    assert not output.exists() and 0 < partial.stat().st_size < whole.stat().st_size
+
+    assert predict_here(*flags, "--output", output) == 0
+    assert output.read_bytes() == whole.read_bytes() and not partial.exists()
+
+
+@pytest.mark.parametrize("cut", [0, 1, 9000, 20_000, -1])
+def test_an_output_cut_anywhere_is_completed(cut, runs, tmp_path):
+    test = write_sentences(tmp_path / "test.csv", 300, 7)
+    flags = ("--model_dir", runs / "single", "--input", test, "--batch_size", "4")
+    output = tmp_path / "out.jsonl"
+    assert predict_here(*flags, "--output", output) == 0
+    whole = output.read_bytes()
+    os.truncate(output, cut if cut >= 0 else len(whole) + cut)
+    assert predict_here(*flags, "--output", output, "--resume") == 0
+    assert output.read_bytes() == whole
+
+
+def test_another_output_is_not_continued(runs, tmp_path, capsys):
+    test = write_sentences(tmp_path / "test.csv", 5, 7)
+    output = tmp_path / "out.jsonl"
+    output.write_text("{}\n")
+    flags = ("--model_dir", runs / "single", "--input", test, "--output", output, "--resume")
+    assert predict_here(*flags) == 2
+    assert "line 1 is not row 0" in capsys.readouterr().err
+
+
+def test_help_needs_no_mxnet():
+    run = run_script("-X", "importtime", ROOT / "predict.py", "--help")
+    assert run.returncode == 0 and "--resume" in run.stdout
+    assert "mxnet" not in run.stderr
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_rows(runs, tmp_path):
+    peaks = []
+    for rows in (10_000, 100_000):
+        test = write_sentences(tmp_path / f"{rows}.csv", rows, 7)
+        code = (
+            "import resource, runpy, sys; sys.argv = sys.argv[1:]\n"
+            "try: runpy.run_path('predict.py', run_name='__main__')\n"
+            "except SystemExit as end: assert end.code == 0\n"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
+        )
+        output = tmp_path / "out.jsonl"
+        run = run_script(
+            *("-c", code, "predict.py", "--model_dir", runs / "single"),
+            *("--input", test, "--output", output),
+        )
+        assert run.returncode == 0, run.stderr
+        assert output.read_bytes().count(b"\n") == rows
+        peaks.append(int(run.stderr.split()[-1]) / 1024)
+    assert peaks[1] < peaks[0] + 20  # MiB
