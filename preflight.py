@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -138,7 +139,9 @@ def try_a_batch(
         trainer.run_until(update, on_update)
         seconds.append(trainer.seconds - before)
     share = epochs * train.lengths.sum() / longest.lengths.sum()
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    # getrusage counts in KiB, on macOS in bytes.
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    memory /= 2**30 if sys.platform == "darwin" else 2**20
     log.info(
         f"\nthe longest batch ({len(longest)} examples, {longest.lengths.sum()} tokens): loss "
         f"{losses[0]:.4f}, forward, backward and update in {seconds[1]:.2f} s"

@@ -37,14 +37,14 @@ def read_splits(args: argparse.Namespace, trained: Task | None) -> Splits:
             "the model was trained on files of its own: pass --dev_file or --test_file (or "
             "--train_file, to train on)"
         )
-    splits = _read_own(args, trained) if own else _read_glue(args)
+    splits = _read_own(args, trained) if own else _read_glue(args, trained)
     if args.max_train_samples and splits.train:
         splits.train = splits.train.sample(args.max_train_samples, args.seed)
     return splits
 
 
-def _read_glue(args: argparse.Namespace) -> Splits:
-    task = find_task(args.task_name)
+def _read_glue(args: argparse.Namespace, trained: Task | None) -> Splits:
+    task = trained or find_task(args.task_name)
     folder = task_folder(args.data_dir, task)
     bad = BadRows(inf if args.skip_bad_rows else 0)
     splits = Splits(task, bad_rows=bad.rows)
@@ -121,6 +121,7 @@ def folds(
     """
     rarest = len(label) if regression else int(np.unique(label, return_counts=True)[1].min())
     if rarest < count:
-        raise UserError(f"--folds {count}: the rarest label has {rarest} rows, fewer than folds")
+        who = "there are" if regression else "the rarest label has"
+        raise UserError(f"--folds {count}: {who} {rarest} rows, fewer than folds")
     splitter = (KFold if regression else StratifiedKFold)(count, shuffle=True, random_state=seed)
     return splitter.split(np.zeros(len(label)), label)

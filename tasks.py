@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bert.errors import UserError
@@ -168,16 +168,31 @@ def task_to_config(task: Task) -> dict:
 
 
 def task_from_config(config: dict) -> Task:
-    """Return the task of a trained model's ``config.json``; UserError where it says none."""
-    if config["task_name"] != OWN_DATA:
-        return find_task(str(config["task_name"]))
+    """Return the task of a trained model's ``config.json``, its labels in the model's order.
+
+    Raises
+    ------
+    UserError
+        It does not say what the model was trained on, or its labels are not those of its task.
+    """
+    name = str(config["task_name"])
     try:
-        regression = config["problem_type"] == "regression"
         ids = config["id2label"]
-        labels = () if regression else tuple(ids[str(i)] for i in range(len(ids)))
-        columns = [config[f"{name}_column"] for name in ("text_a", "text_b", "label")]
+        labels = tuple(ids[str(i)] for i in range(len(ids)))
+        if name == OWN_DATA:
+            regression = config["problem_type"] == "regression"
+            columns = [config[f"{column}_column"] for column in ("text_a", "text_b", "label")]
+            return own_task(*columns, regression, () if regression else labels)
     except (KeyError, TypeError) as error:
         raise UserError(
-            f"the model's config.json does not describe the data it was trained on: {error}"
+            f"the model's config.json does not describe what it was trained on ({error!r})"
         ) from None
-    return own_task(*columns, regression, labels)
+    task = find_task(name)
+    if task.regression:
+        return task
+    if sorted(labels) != sorted(task.labels):
+        raise UserError(
+            f"the model's config.json has the labels {', '.join(map(str, labels))}, but those of "
+            f"{name} are {', '.join(task.labels)}"
+        )
+    return replace(task, labels=labels)

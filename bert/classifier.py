@@ -84,6 +84,11 @@ def load_classifier(
         )
     tokenizer = BERTTokenizer(folder / "vocab.txt", lower_case_of(folder))
     bert = BERTModel(config_from_huggingface(folder / "config.json"), dropout, cls_only=True)
+    if config["max_len"] not in range(5, bert.config.max_length + 1):
+        raise UserError(
+            f"{folder / 'config.json'}: max_len is {config['max_len']!r}, which is no length for "
+            f"a BERT of {bert.config.max_length} positions"
+        )
     check_vocabulary(tokenizer, bert.config.vocab_size)
     net = BERTClassifier(bert, len(config["id2label"]), dropout)
     set_parameters(net, read_params(parameters), [ctx], parameters)

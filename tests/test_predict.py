@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -166,6 +167,37 @@ def test_mistakes_end_in_one_sentence(runs, tmp_path, capsys):
     output = ("--input", runs / "train.csv", "--output", tmp_path / "none" / "out.jsonl")
     assert predict_here("--model_dir", runs / "single", *output) == 1
     assert "out.jsonl: No such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "changes, complaint",
+    [
+        ({"max_len": "long"}, "max_len is 'long'"),
+        ({"max_len": 500}, "max_len is 500"),
+        ({"text_a_column": None, "id2label": {"0": "a", "2": "b"}}, "does not describe"),
+        ({"task_name": "MRPC"}, "those of MRPC are 0, 1"),
+        ({"task_name": "SQuAD"}, "no task 'SQuAD'"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused(changes, complaint, runs, tmp_path, capsys):
+    shutil.copytree(runs / "single", tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config | changes))
+    assert predict_here("--model_dir", tmp_path / "run", "--text_a", "a") == 2
+    error = capsys.readouterr().err
+    assert complaint in error and error.count("\n") == 1
+
+
+def test_a_glue_model_with_another_label_order_keeps_its_own(runs, tmp_path, capsys):
+    shutil.copytree(runs / "single", tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    answers = []
+    for labels in (["0", "1"], ["1", "0"]):
+        changes = {"task_name": "CoLA", "id2label": dict(zip("01", labels, strict=True))}
+        (tmp_path / "run" / "config.json").write_text(json.dumps(config | changes))
+        assert predict_here("--model_dir", tmp_path / "run", "--text_a", "the dog") == 0
+        answers.append(json.loads(capsys.readouterr().out)["label"])
+    assert set(answers) == {"0", "1"}
 
 
 def test_a_closed_pipe_is_not_an_error(runs, tmp_path):
