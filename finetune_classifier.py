@@ -285,15 +285,20 @@ def new_classifier(
 
 
 def compile_network(args: argparse.Namespace, net: BERTClassifier, ctx: mx.Context) -> None:
-    """Let a network compute with the fused CPU operators, where they can be had, as one graph."""
+    """Make one graph of a network, with the fused CPU operators where they can be had."""
     if ctx.device_type == "cpu" and not args.no_native:
-        try:
-            native.load()
-        except native.NativeUnavailable as reason:
-            log.info(f"slower    the fused operators are not used: {reason}")
-        else:
-            net.bert.fuse()
+        fuse(net)
     net.hybridize(static_alloc=True)
+
+
+def fuse(net: BERTClassifier) -> None:
+    """Let a network compute with the fused CPU operators, where they can be had."""
+    try:
+        native.load()
+    except native.NativeUnavailable as reason:
+        log.info(f"slower    the fused operators are not used: {reason}")
+    else:
+        net.bert.fuse()
 
 
 def num_parameters(net: BERTClassifier) -> int:
@@ -310,9 +315,7 @@ def log_machine(args: argparse.Namespace, net: BERTClassifier, ctx: mx.Context) 
     )
 
 
-def train_epochs(
-    args, trainer, net, dev, task, results, output_dir, ctx
-) -> dict[str, np.ndarray]:
+def train_epochs(args, trainer, net, dev, task, results, output_dir, ctx) -> dict[str, np.ndarray]:
     """Train to the end, evaluating on the way; the best epoch's files are in output_dir after.
 
     Returns the best epoch's dev logits ``[examples, outputs]``, by the split's suffix.

@@ -59,7 +59,8 @@ def main() -> None:
 
     tokenizer = BERTTokenizer(args.model / "vocab.txt")
     text_a, text_b, labels = zip(*pairs, strict=True)
-    input_ids, first_segment, _ = tokenizer.encode(text_a, text_b, workload.MAX_LEN)
+    all_ids, offsets, first_segment, _ = tokenizer.encode(text_a, text_b, workload.MAX_LEN)
+    input_ids = np.split(all_ids, offsets[1:-1])
     lengths = [len(ids) for ids in input_ids]
     sampler = FixedBucketSampler(
         lengths, workload.BATCH_SIZE, num_buckets=10, ratio=0, shuffle=True
