@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -25,9 +26,7 @@ def main() -> None:
     )
     net = project.BERTClassifier(bert, 2, workload.DROPOUT)
     net.classifier.initialize(ctx=ctx)
-    if args.variant != "stock":
-        project.fuse(net)
-    net.hybridize(static_alloc=True)
+    project.compile_network(SimpleNamespace(no_native=args.variant == "stock"), net, ctx)
     tokenized = project.dataset.tokenize(examples, tokenizer, workload.MAX_LEN)
     tokens = len(tokenized.input_ids)
 
