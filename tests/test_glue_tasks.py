@@ -186,16 +186,6 @@ def test_a_trained_folder_gives_the_same_submission_without_training(finetune_he
     assert np.mean(right) == best["accuracy_mm"]
 
 
-def test_the_submission_follows_the_best_epoch_not_the_last(finetune_here, tmp_path):
-    data = write_task(tmp_path / "glue", "RTE")
-    flags = ("--task_name", "RTE", "--data_dir", data, "--epochs", "4", "--lr", "0.02")
-    _, out = finetune_here(*flags, "--predict_test", "--batch_size", "4")
-    inference = ("--model_parameters", out, "--only_inference", "--data_dir", data)
-    _, again = finetune_here(*inference, "--predict_test", out="again", bert=False)
-    path = "predictions/RTE.tsv"
-    assert (again / path).read_bytes() == (out / path).read_bytes()
-
-
 def test_a_swapped_header_is_followed_by_name(tmp_path):
     (tmp_path / "dev.tsv").write_text("label\tsentence2\tindex\tsentence1\nnot_entailment\tB\t0\tA")
     examples = reading.read_glue(tmp_path / "dev.tsv", TASKS["RTE"])

@@ -194,6 +194,19 @@ def test_single_sentences_are_learned_better_than_by_majority(finetune_here, tmp
     assert finetune_here(*inference, out="again", bert=False)[0] == 2
 
 
+def test_the_test_predictions_are_the_best_epochs_not_the_last(finetune_here, tmp_path):
+    train = write_sentences(tmp_path / "train.csv", 40, 0)
+    test = write_sentences(tmp_path / "test.csv", 9, 2)
+    files = ("--train_file", train, "--dev_file", train, "--test_file", test)
+    # So small steps change no answer: the first epoch stays the best, but not the same.
+    _, out = finetune_here(*FLAGS, *files, "--lr", "1e-5")
+    assert json.loads((out / "metrics.json").read_text())["best"]["epoch"] == 1
+    inference = ("--model_parameters", out, "--only_inference", "--test_file", test)
+    _, again = finetune_here(*inference, out="again", bert=False)
+    name = "test_predictions.tsv"
+    assert (again / name).read_bytes() == (out / name).read_bytes()
+
+
 def test_a_regression_is_learned(finetune_here, tmp_path):
     train = write_sentences(tmp_path / "train.csv", 160, 0, regression=True)
     dev = write_sentences(tmp_path / "dev.csv", 60, 1, regression=True)
