@@ -78,6 +78,10 @@ class TokenizedExamples:
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
 
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """Return all that training depends on."""
+        return self.input_ids, self.offsets, self.first_segment, self.label
+
 
 def find_task(name: str) -> Task:
     """Look a task up by name, in any case; UserError lists the tasks there are."""

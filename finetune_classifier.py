@@ -6,7 +6,8 @@
 
 Reads a task's files, trains, evaluates on the dev split after every epoch, and leaves in
 --output_dir the best epoch's model.params, config.json and vocab.txt (all that is needed to load
-it again), metrics.json, dev_predictions.tsv and train.log.
+it again), metrics.json, dev_predictions.tsv and train.log. A run that was stopped, by whatever,
+goes on with the same flags and --resume, and ends with the same bytes.
 
 Exit codes: 0 done; 1 the run failed; 2 a flag or a file is wrong; 130, 143 interrupted.
 """
@@ -15,16 +16,20 @@ from __future__ import annotations
 
 import sys
 
-from arguments import MODEL_DEFAULTS, RESULT_ARGUMENTS, parse_args
+import interrupt
+from arguments import CHECKPOINT_SECONDS, MODEL_DEFAULTS, RESULT_ARGUMENTS, parse_args
 from bert import runtime
 
 # MXNet takes its number of threads from the environment while it is loaded, so the flags come
 # first, and a wrong one or --help costs no time.
 ARGUMENTS = parse_args(__doc__) if __name__ == "__main__" else None
+if __name__ == "__main__":
+    interrupt.listen()
 NUM_THREADS = runtime.prepare(ARGUMENTS.num_threads if ARGUMENTS else None)
 
 import argparse
 import math
+from contextlib import nullcontext
 from pathlib import Path
 
 import mxnet as mx
@@ -37,19 +42,27 @@ import metrics
 import optimizer
 import report
 from bert import native, zoo
-from bert.classifier import BERTClassifier, load_classifier
+from bert.classifier import BERTClassifier, config_text, load_classifier
 from bert.convert import config_to_huggingface
 from bert.errors import UserError
-from bert.parameters import parameters_of
+from bert.parameters import parameters_of, read_params
 from bert.tokenizer import BERTTokenizer
+from checkpoint import SaveError
 from report import ProgressReport, log
-from training import NotFiniteError, Trainer, predict, seed_of
+from run import Run
+from training import NotFiniteError, OutOfMemoryError, Trainer, predict, seed_of
 
 
 def main(args: argparse.Namespace) -> None:
+    """Do what the flags say, alone in --output_dir."""
     output_dir = Path(args.output_dir) if args.output_dir else None
-    if output_dir:
-        checkpoint.prepare_output_dir(output_dir)
+    with checkpoint.locked(output_dir) if output_dir else nullcontext():
+        finetune(args, output_dir)
+
+
+def finetune(args: argparse.Namespace, output_dir: Path | None) -> None:
+    if not args.only_inference:
+        check_output_dir(args, output_dir)
     ctx = context(args.gpu)
     if args.model_parameters:
         net, tokenizer, config = load_classifier(args.model_parameters, args.dropout, ctx)
@@ -75,16 +88,31 @@ def main(args: argparse.Namespace) -> None:
         dev_metrics, _ = evaluate(net, dev, task, args.dev_batch_size, ctx)
         log.info(report.table(list(dev_metrics), [list(dev_metrics.values())]))
         if output_dir:
-            checkpoint.write_json(
-                output_dir / "eval_metrics.json", {"task": task.name, "dev": dev_metrics}
-            )
+            text = checkpoint.json_text({"task": task.name, "dev": dev_metrics})
+            checkpoint.write_text(output_dir / "eval_metrics.json", text)
             log.info(f"written to {output_dir / 'eval_metrics.json'}")
         return
     train = dataset.tokenize(train_examples, tokenizer, args.max_len)
     log_header(args, task, net, {"train": train, "dev": dev}, ctx)
-    checkpoint.write_json(output_dir / "config.json", config)
-    checkpoint.write_text(output_dir / "vocab.txt", tokenizer.vocabulary_text())
-
+    # The new layer of a pretrained BERT is a function of the seed.
+    pretrained = net if args.model_parameters else net.bert
+    weights = (parameter.data().asnumpy() for parameter in parameters_of(pretrained).values())
+    identity = {
+        "arguments": {name: getattr(args, name) for name in RESULT_ARGUMENTS},
+        "contents": {
+            "training data": checkpoint.fingerprint(train.arrays()),
+            "dev data": checkpoint.fingerprint(dev.arrays()),
+            "pretrained weights": checkpoint.fingerprint(weights),
+        },
+    }
+    environment = {
+        "device": str(ctx),
+        "threads": NUM_THREADS,
+        "operators": f"fused {native.load()}" if net.bert.fused else "stock",
+        "processor": runtime.processor(),
+        "MXNet": mx.__version__,
+        "NumPy": np.__version__,
+    }
     trainer = Trainer(
         net,
         train,
@@ -98,17 +126,76 @@ def main(args: argparse.Namespace) -> None:
         lr=args.lr,
         warmup_ratio=args.warmup_ratio,
         seed=args.seed,
+        skip_nonfinite=args.skip_nonfinite,
     )
-    results = {
+    header = {
         "task": task.name,
         "seed": args.seed,
-        "arguments": {name: getattr(args, name) for name in RESULT_ARGUMENTS},
+        "arguments": identity["arguments"],
         "num_parameters": num_parameters(net),
-        "epochs": [],
-        "best": None,
     }
-    train_epochs(args, trainer, net, train, dev, task, results, output_dir, ctx)
-    log_results(results, task, output_dir)
+    run = Run(output_dir, trainer, header, identity, environment, args.keep_checkpoints)
+    saved = checkpoint.load_newest(output_dir, log.warning) if args.resume else None
+    if saved:
+        check_same_run(args, saved[0], identity, environment)
+        if saved[0]["finished"]:
+            read_params(output_dir / "model.params")  # says so if it is damaged
+            log.info(f"the run in {output_dir} is finished: there is nothing to resume")
+            return
+        run.restore(*saved)
+        log.info(f"resumed   after update {trainer.updates} of {trainer.total_updates}")
+    else:
+        if args.resume:
+            log.info("resumed   from the beginning: there is no whole checkpoint")
+        if args.overwrite:
+            checkpoint.remove_run(output_dir)
+        run.save(with_checkpoint=True)
+    vocabulary = tokenizer.vocabulary_text()
+    checkpoint.write_text(output_dir / "vocab.txt", vocabulary)
+    checkpoint.write_text(output_dir / "config.json", config_text(config, vocabulary))
+    with interrupt.deferred():
+        train_epochs(args, trainer, run, net, dev, task, ctx)
+    log_results(run.results, task, output_dir)
+
+
+def check_output_dir(args: argparse.Namespace, output_dir: Path) -> None:
+    """Raise UserError where a new run would write over files that are not its own."""
+    source = args.model_parameters or args.pretrained_bert_parameters
+    if source and output_dir.resolve() == (
+        Path(source).resolve() if Path(source).is_dir() else Path(source).resolve().parent
+    ):
+        raise UserError(f"--output_dir {output_dir} holds the model to begin with: choose another")
+    if checkpoint.holds_run(output_dir) and not (args.resume or args.overwrite):
+        raise UserError(
+            f"{output_dir} holds a run already: --resume continues it, --overwrite deletes it, or "
+            "choose another --output_dir"
+        )
+
+
+def check_same_run(args, saved: dict, identity: dict, environment: dict) -> None:
+    """Raise UserError where the flags or files are not those of the run to resume."""
+    arguments, contents = saved["identity"]["arguments"], saved["identity"]["contents"]
+    differences = [
+        f"--{name} was {arguments.get(name)} and is {value}"
+        for name, value in identity["arguments"].items()
+        if arguments.get(name) != value
+    ] + [
+        f"the {name} are not what they were"
+        for name, value in identity["contents"].items()
+        if contents.get(name) != value
+    ]
+    if differences:
+        raise UserError(
+            f"--resume: {args.output_dir} holds another run: {'; '.join(differences)}; put that "
+            "back, or delete the run with --overwrite"
+        )
+    for name, value in environment.items():
+        before = saved["environment"].get(name)
+        if before != value:
+            log.warning(
+                f"warning: {name} was {before} and is {value}: the result may differ from that of "
+                "an uninterrupted run in its last digits"
+            )
 
 
 def context(gpu: str | None) -> mx.Context:
@@ -204,76 +291,85 @@ def log_header(args, task, net, splits, ctx) -> None:
     )
 
 
-def evaluate(net, examples, task, batch_size, ctx) -> tuple[dict[str, float], np.ndarray]:
+def evaluate(
+    net, examples, task, batch_size, ctx, before_batch=lambda: None
+) -> tuple[dict[str, float], np.ndarray]:
     """Return the task's metrics and loss on labelled examples, and the logits behind them."""
-    logits = predict(net, examples, batch_size, ctx)
+    logits = predict(net, examples, batch_size, ctx, before_batch)
     scores = metrics.evaluate(logits, examples.label, task.metrics)
     return {**scores, "loss": metrics.mean_loss(logits, examples.label)}, logits
 
 
-def train_epochs(args, trainer, net, train, dev, task, results, output_dir, ctx) -> None:
-    """Train to the end, evaluating on the way; the best epoch's files are in output_dir after."""
-    main_metric = task.metrics[0]
-    epochs_without_improvement = 0
-    loss_sum = seconds = samples = 0.0
+def train_epochs(args, trainer, run, net, dev, task, ctx) -> None:
+    """Train to the end, evaluating and saving on the way; the best model's files are there after.
 
-    with ProgressReport(trainer.total_updates, trainer.updates, args.log_interval) as progress:
+    Raises
+    ------
+    Interrupted
+        A signal has come; a checkpoint is written.
+    """
+    total, epoch_length = trainer.total_updates, trainer.updates_per_epoch
 
-        def on_update(update):
-            nonlocal loss_sum
-            loss_sum += update.loss * update.examples
+    def finished() -> bool:
+        return run.evaluated == total or run.epochs_without_improvement == args.early_stop
+
+    def evaluation_due() -> bool:
+        done = trainer.updates
+        at_end = done == total or done % epoch_length == 0
+        due = at_end or (args.eval_steps and done % args.eval_steps == 0)
+        return done > run.evaluated and bool(due)
+
+    def time_to_save() -> bool:
+        return not args.checkpoint_steps and run.seconds_since_checkpoint > CHECKPOINT_SECONDS
+
+    def next_stop() -> int:
+        every = [n for n in (epoch_length, args.eval_steps, args.checkpoint_steps) if n]
+        return min(total, *((trainer.updates // n + 1) * n for n in every))
+
+    with ProgressReport(total, trainer.updates, args.log_interval) as progress:
+
+        def on_update(update) -> bool:
+            run.add(update)
             progress(update)
+            return interrupt.received() or time_to_save()
 
-        while trainer.updates < trainer.total_updates:
-            epoch = trainer.updates // trainer.updates_per_epoch + 1
-            epoch_end = min(epoch * trainer.updates_per_epoch, trainer.total_updates)
-            stop = epoch_end
-            if args.eval_steps:
-                next_evaluation = (trainer.updates // args.eval_steps + 1) * args.eval_steps
-                stop = min(stop, next_evaluation)
-            trainer.run_until(stop, on_update)
-
-            dev_metrics, logits = evaluate(net, dev, task, args.dev_batch_size, ctx)
-            best = results["best"]
-            improved = best is None or dev_metrics[main_metric] > best["dev"][main_metric]
-            if improved:
-                results["best"] = {"epoch": epoch, "update": stop, "dev": dev_metrics}
-                checkpoint.save_parameters(net, output_dir / "model.params")
-                write_predictions(output_dir / "dev_predictions.tsv", logits, dev.label, task)
-            log.info(
-                f"epoch {epoch}, update {stop}: dev "
-                + ", ".join(f"{name} {value:.4f}" for name, value in dev_metrics.items())
-                + (", the best so far" if improved else "")
-            )
-            if stop == epoch_end:
-                results["epochs"].append(
-                    {
-                        "epoch": epoch,
-                        "train_loss": loss_sum / (trainer.samples - samples),
-                        "seconds": trainer.seconds - seconds,
-                        "samples_per_second": (trainer.samples - samples)
-                        / (trainer.seconds - seconds),
-                        "dev": dev_metrics,
-                    }
+        while not (finished() or interrupt.received()):
+            if evaluation_due():
+                try:
+                    dev_metrics, logits = evaluate(
+                        net, dev, task, args.dev_batch_size, ctx, interrupt.check
+                    )
+                except interrupt.Interrupted:
+                    break  # the run that resumes this one evaluates again
+                epoch = -(-trainer.updates // epoch_length)
+                predictions = predictions_text(logits, dev.label, task)
+                improved = run.record(epoch, task.metrics[0], dev_metrics, predictions)
+                log.info(
+                    f"epoch {epoch}, update {trainer.updates}: dev "
+                    + ", ".join(f"{name} {value:.4f}" for name, value in dev_metrics.items())
+                    + (", the best so far" if improved else "")
                 )
-                loss_sum, seconds, samples = 0.0, trainer.seconds, trainer.samples
-            checkpoint.write_json(output_dir / "metrics.json", results)
-            if stop == epoch_end:
-                better = results["best"]["epoch"] == epoch
-                epochs_without_improvement = 0 if better else epochs_without_improvement + 1
-                if epochs_without_improvement == args.early_stop:
-                    log.info(f"no better for {args.early_stop} epochs: ending early")
-                    break
+            else:
+                trainer.run_until(next_stop(), on_update)
+            if not (evaluation_due() or finished() or interrupt.received()):
+                interval = args.checkpoint_steps or epoch_length
+                run.save(trainer.updates % interval == 0 or time_to_save())
+    run.save(with_checkpoint=True, finished=finished())
+    run.wait()
+    if not finished():
+        interrupt.check()
+    elif run.evaluated < total:
+        log.info(f"no better for {args.early_stop} epochs: ended early")
 
 
-def write_predictions(path, logits, label, task) -> None:
-    """Write one row an example: index, label, prediction, and one logit for each label."""
+def predictions_text(logits, label, task) -> str:
+    """Return dev_predictions.tsv: index, label, prediction, and one logit for each label."""
     header = ["index", "label", "prediction", *(f"logit_{name}" for name in task.labels)]
     rows = [
         [index, task.labels[true], task.labels[row.argmax()], *(f"{logit:.9g}" for logit in row)]
         for index, (true, row) in enumerate(zip(label, logits, strict=True))
     ]
-    checkpoint.write_text(path, "".join("\t".join(map(str, row)) + "\n" for row in [header, *rows]))
+    return "".join("\t".join(map(str, row)) + "\n" for row in [header, *rows])
 
 
 def log_results(results, task, output_dir) -> None:
@@ -296,7 +392,7 @@ def log_results(results, task, output_dir) -> None:
         f"* best dev {metric}: {best['dev'][metric]:.4f} (epoch {best['epoch']}); "
         "model.params and dev_predictions.tsv are of it"
     )
-    log.info(f"files in {output_dir}: " + ", ".join(sorted(p.name for p in output_dir.iterdir())))
+    log.info(f"files in {output_dir}: {', '.join((*checkpoint.RESULT_FILES, 'train.log'))}")
 
 
 def command(args: argparse.Namespace) -> int:
@@ -306,11 +402,15 @@ def command(args: argparse.Namespace) -> int:
     except UserError as error:
         print(f"finetune_classifier.py: {error}", file=sys.stderr)
         return 2
-    except (NotFiniteError, OSError) as error:
+    except interrupt.Interrupted as signal:
+        print(f"finetune_classifier.py: {signal}; --resume goes on from here", file=sys.stderr)
+        return signal.exit_code
+    except (NotFiniteError, OutOfMemoryError, SaveError, OSError) as error:
         print(f"finetune_classifier.py: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
+    except mx.MXNetError as error:
+        print(f"finetune_classifier.py: MXNet: {str(error).splitlines()[-1]}", file=sys.stderr)
+        return 1
     return 0
 
 
