@@ -268,7 +268,8 @@ def _naming_what_to_lower(
     try:
         yield
     except (mx.MXNetError, MemoryError) as error:
-        signs = ("Failed to allocate", "bad_alloc", "out of memory")
+        # The last is oneDNN's, when it finds no room for its scratch space.
+        signs = ("Failed to allocate", "bad_alloc", "out of memory", "not execute a primitive")
         if not (isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)):
             raise
         longest = max(int(examples.lengths[indices].max()) for indices in batches)

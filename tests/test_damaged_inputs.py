@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from collections import Counter
@@ -106,3 +107,41 @@ def test_a_damaged_file_ends_in_a_sentence_or_in_a_run_on_what_it_says(
             runner.close()  # MXNet keeps memory for each of the networks
     for (file, outcome), count in sorted(outcomes.items()):
         print(f"{file}: {count} {outcome}")
+
+
+def set_config(name, value):
+    def change(bert: Path) -> None:
+        path = bert / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+
+    return change
+
+
+def claim_bfloat16(bert: Path) -> None:
+    path = bert / "model.safetensors"
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["bert.pooler.dense.bias"] |= {"dtype": "BF16", "shape": [64]}
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
+
+
+# What chance would hardly find.
+TRAPS = {
+    "numbers that NumPy does not have": claim_bfloat16,
+    "a header of 2^60 bytes": lambda bert: (bert / "model.safetensors").write_bytes(b"\x10" * 64),
+    "layers without end": set_config("num_hidden_layers", 10**9),
+    "positions without end": set_config("max_position_embeddings", 10**18),
+    "an epsilon that is not a number": set_config("layer_norm_eps", float("nan")),
+    "an epsilon that is infinite": set_config("layer_norm_eps", float("inf")),
+    "brackets without end": lambda bert: (bert / "config.json").write_text("[" * 200_000),
+}
+
+
+@pytest.mark.parametrize("trap", TRAPS)
+def test_a_file_made_to_do_harm_with(trap, originals, runner, tmp_path):
+    folder = shutil.copytree(originals, tmp_path / "case")
+    TRAPS[trap](folder / "bert")
+    run = runner(*training(folder, "out", "--training_steps", "1"), timeout=20)
+    assert run["code"] in (1, 2) and run["err"].count("\n") == 1, run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -279,3 +280,15 @@ def test_a_signal_before_training_ends_at_once_without_a_trace(tiny_bert, data, 
     process.send_signal(signal.SIGINT)
     code, _, err = finish(process)
     assert code == 130 and err == ""
+
+
+@pytest.mark.slow
+def test_a_batch_that_needs_too_much_memory_says_what_to_lower(tiny_bert, tmp_path):
+    data = write_mrpc(tmp_path / "data", train=12000, dev=30)
+    flags = ("--batch_size", "12000", "--accumulate", "1", "--no_native")
+    # Enough to begin with. (Closer to what is needed it is oneDNN that meets the limit, and it
+    # does not always survive that.)
+    limit = lambda: resource.setrlimit(resource.RLIMIT_AS, (3 * 2**29,) * 2)  # noqa: E731
+    process = start(tiny_bert, data, tmp_path / "out", *flags, preexec_fn=limit)
+    code, _, err = finish(process)
+    assert code == 1 and "12000 examples of up to" in err and "lower --batch_size" in err, err
