@@ -13,8 +13,6 @@ from tasks import OWN_DATA, find_task
 # The arguments that, with the data, determine the result: metrics.json records them.
 RESULT_ARGUMENTS = (
     "task_name",
-    "train_file",
-    "dev_file",
     "dev_fraction",
     "folds",
     "class_weights",
@@ -36,6 +34,7 @@ RESULT_ARGUMENTS = (
     "accumulate",
     "early_stop",
     "eval_steps",
+    "dev_batch_size",
 )
 
 # Flags that a trained model's config.json decides; without one, these are the defaults.
@@ -45,6 +44,10 @@ MODEL_DEFAULTS = {
     "bert_dataset": "book_corpus_wiki_en_uncased",
     "max_len": 128,
 }
+
+
+# How often a run is saved within an epoch unless --checkpoint_steps says otherwise.
+CHECKPOINT_SECONDS = 300
 
 
 class _Parser(argparse.ArgumentParser):
@@ -306,6 +309,40 @@ def _build_parser(description: str) -> argparse.ArgumentParser:
         help="updates between two lines of the log (default: 10)",
     )
 
+    saving = parser.add_argument_group("saving and resuming")
+    saving.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the run in --output_dir from its newest whole checkpoint, or from the "
+        "beginning where there is none",
+    )
+    saving.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="delete the run in --output_dir and start anew",
+    )
+    saving.add_argument(
+        "--checkpoint_steps",
+        metavar="N",
+        type=_COUNT,
+        help="write a checkpoint every N updates (default: after each epoch, and every "
+        f"{CHECKPOINT_SECONDS // 60} minutes)",
+    )
+    saving.add_argument(
+        "--keep_checkpoints",
+        metavar="K",
+        type=_COUNT,
+        default=1,
+        help="checkpoints to keep; each takes the space of three or four models (default: 1)",
+    )
+    saving.add_argument(
+        "--skip_nonfinite",
+        metavar="N",
+        type=_number(int, 0),
+        default=0,
+        help="pass over up to N updates whose loss or gradient is not finite (default: 0)",
+    )
+
     machine = parser.add_argument_group("machine")
     machine.add_argument(
         "--gpu",
@@ -338,6 +375,10 @@ def parse_args(description: str, argv: list[str] | None = None) -> argparse.Name
         parser.error("--only_inference needs --model_parameters: the model to evaluate")
     if args.model_parameters and args.pretrained_bert_parameters:
         parser.error("--model_parameters and --pretrained_bert_parameters exclude each other")
+    if args.only_inference and (args.resume or args.overwrite):
+        parser.error("--only_inference does not train: leave --resume and --overwrite out")
+    if args.resume and args.overwrite:
+        parser.error("--resume and --overwrite exclude each other")
     if args.gpu is not None and not args.gpu.isdigit():
         parser.error(f"--gpu takes a GPU's number, not {args.gpu!r}")
     _check_data_flags(parser, args)

@@ -1,23 +1,51 @@
-"""Files that are whole or not there: written to a temporary name, flushed, renamed."""
+"""Files that are whole or not there, and the checkpoints among them.
+
+A file is written to a temporary name, flushed to disk and renamed. A checkpoint is one file,
+complete in itself: ``checkpoint-<updates>.params``, in MXNet's format, so nothing is pickled, with
+a checksum over all of it. One of its arrays is a JSON text, the run's ``state``.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import mxnet as mx
-from mxnet.gluon import Block
+import numpy as np
 
 from bert.errors import UserError
-from bert.parameters import parameters_of
+from bert.parameters import read_params, write_params
+
+# Raised when the content of a checkpoint changes its meaning.
+_FORMAT = 1
+RESULT_FILES = (
+    "config.json",
+    "vocab.txt",
+    "model.params",
+    "dev_predictions.tsv",
+    "dev_predictions_mm.tsv",
+    "metrics.json",
+)
+
+
+class SaveError(RuntimeError):
+    """A file could not be written; the one of that name, if there was one, is as it was."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it takes the place of ``path``."""
+    """Yield a temporary path beside ``path``; on success it takes the place of ``path``.
+
+    Raises
+    ------
+    SaveError
+        The disk is full, the folder is gone, and the like.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -29,8 +57,14 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(folder)
         finally:
             os.close(folder)
+    except OSError as error:
+        raise SaveError(
+            f"cannot write {path}: {error.strerror}; what was saved before it is whole, and "
+            "--resume continues from there"
+        ) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -39,24 +73,138 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
+def json_text(content: dict) -> str:
+    """Return the text of an indented JSON file."""
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
 def write_json(path: Path, content: dict) -> None:
     """Write an indented JSON file atomically."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json_text(content))
 
 
-def save_parameters(net: Block, path: Path) -> None:
-    """Save a network's parameters in MXNet's ``.params`` format, atomically."""
-    arrays = {name: parameter.data() for name, parameter in parameters_of(net).items()}
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write a ``.params`` file atomically."""
     with replacing(path) as temporary:
-        mx.nd.save(str(temporary), arrays)
+        write_params(temporary, arrays)
 
 
-def prepare_output_dir(path: Path) -> None:
-    """Make a run's folder and prove that it can be written; UserError says why not."""
-    probe = path / f".probe.{os.getpid()}.tmp"
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make a run's folder and keep every other process from writing to it.
+
+    The lock is the kernel's: it ends with the process, however that ends. What a process that was
+    killed has half written is removed.
+
+    Raises
+    ------
+    UserError
+        The folder cannot be written, or another process has locked it.
+    """
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
-        probe.unlink()
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("a")
     except OSError as error:
-        raise UserError(f"cannot write to the output folder {path}: {error.strerror}") from None
+        raise UserError(f"cannot write to the output folder {folder}: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for half_written in folder.glob(".*.tmp"):
+                half_written.unlink()
+        except BlockingIOError:
+            raise UserError(
+                f"another process is writing to {folder}: wait for it, or choose another "
+                "--output_dir"
+            ) from None
+        except OSError as error:
+            raise UserError(f"cannot lock the output folder {folder}: {error.strerror}") from None
+        yield
+
+
+def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """Return (updates, path) of each checkpoint there, whole or not, oldest first."""
+    found = []
+    for path in folder.glob("checkpoint-*.params"):
+        updates = path.stem.removeprefix("checkpoint-")
+        if updates.isdecimal():
+            found.append((int(updates), path))
+    return sorted(found)
+
+
+def holds_run(folder: Path) -> bool:
+    """Tell whether there is a run in the folder, finished or not."""
+    return bool(_checkpoints(folder)) or any((folder / name).exists() for name in RESULT_FILES)
+
+
+def remove_run(folder: Path) -> None:
+    """Delete a run's checkpoints, then its other files, except its log."""
+    for path in [path for _, path in _checkpoints(folder)] + [folder / x for x in RESULT_FILES]:
+        path.unlink(missing_ok=True)
+
+
+def save(folder: Path, updates: int, state: str, arrays: dict[str, np.ndarray], keep: int) -> None:
+    """Write the checkpoint of so many updates, then delete all but the newest ``keep``.
+
+    Checkpoints of more updates than this one go too: they were passed over as damaged.
+    ``state`` is a JSON object.
+    """
+    path = folder / f"checkpoint-{updates:06d}.params"
+    write_arrays(path, {f"state {_FORMAT}": np.frombuffer(state.encode(), np.uint8), **arrays})
+    found = _checkpoints(folder)
+    kept = [path for number, path in found if number <= updates][-keep:]
+    for _, path in found:
+        if path not in kept:
+            path.unlink(missing_ok=True)
+
+
+def load_newest(
+    folder: Path, warn: Callable[[str], None]
+) -> tuple[dict, dict[str, np.ndarray]] | None:
+    """Return state and arrays of the newest whole checkpoint, or None where there is none.
+
+    ``warn`` hears of each that is damaged.
+
+    Raises
+    ------
+    UserError
+        A whole one is of another version of this program.
+    """
+    for _, path in reversed(_checkpoints(folder)):
+        try:
+            arrays = read_params(path)
+        except UserError as error:
+            warn(f"{error}; it is passed over")
+            continue
+        state = arrays.pop(f"state {_FORMAT}", None)
+        if state is None:
+            raise UserError(f"{path} was written by another version of this program")
+        return json.loads(bytes(state)), arrays
+    return None
+
+
+def fingerprint(arrays: Iterable[np.ndarray]) -> str:
+    """Return a hash of arrays: of their types, shapes and values."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype} {array.shape};".encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return digest.hexdigest()
+
+
+class BackgroundWriter:
+    """Writes files while training goes on; one job at a time, so they come in order."""
+
+    def __init__(self):
+        self._executor = ThreadPoolExecutor(max_workers=1)
+        self._job: Future | None = None
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Start a job when the one before is done, whose error is raised here if it had one."""
+        self.wait()
+        self._job = self._executor.submit(job)
+
+    def wait(self) -> None:
+        """Wait for the job that runs; raises its error if it has one."""
+        job, self._job = self._job, None
+        if job:
+            job.result()

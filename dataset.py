@@ -38,6 +38,10 @@ class TokenizedExamples:
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
 
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """Return all that training depends on."""
+        return self.input_ids, self.offsets, self.first_segment, self.label
+
     def take(self, indices: np.ndarray) -> TokenizedExamples:
         """Return the examples with these indices, in their order."""
         lengths = self.lengths[indices]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import csv
-from pathlib import Path
+import io
+from collections.abc import Callable
 
 import mxnet as mx
 import numpy as np
-from mxnet.gluon import Block
 from mxnet.gluon.loss import Loss, SoftmaxCrossEntropyLoss
 from scipy.special import softmax
 
-import checkpoint
 import metrics
+from bert.classifier import BERTClassifier
 from bert.errors import UserError
 from dataset import TokenizedExamples
 from reading import Examples
@@ -75,9 +75,14 @@ def parse_class_weights(text: str, task: Task, label: np.ndarray) -> np.ndarray:
 
 
 def evaluate(
-    net: Block, dev: dict[str, TokenizedExamples], task: Task, batch_size: int, ctx: mx.Context
+    net: BERTClassifier,
+    dev: dict[str, TokenizedExamples],
+    task: Task,
+    batch_size: int,
+    ctx: mx.Context,
+    before_batch: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Measure a network on the task's dev splits.
+    """Measure a network on the task's dev splits; ``before_batch`` is as in :func:`predict`.
 
     Returns
     -------
@@ -87,7 +92,9 @@ def evaluate(
     logits : dict of str to float32 arrays ``[examples, outputs]``
         By suffix.
     """
-    logits = {suffix: predict(net, part, batch_size, ctx) for suffix, part in dev.items()}
+    logits = {
+        suffix: predict(net, part, batch_size, ctx, before_batch) for suffix, part in dev.items()
+    }
     scores = {
         name + suffix: value
         for suffix, part in dev.items()
@@ -97,25 +104,29 @@ def evaluate(
     return {**scores, "loss": loss}, logits
 
 
-def write_predictions(path: Path, logits: np.ndarray, label: np.ndarray | None, task: Task) -> None:
-    """Write a row an example: index from 0, label where known, prediction, a logit a label."""
+def predictions_text(logits: np.ndarray, label: np.ndarray | None, task: Task) -> str:
+    """Return a TSV of a row an example: index from 0, label where known, prediction, logits."""
     header = ["index", *(["label"] if label is not None else []), "prediction"]
     if not task.regression:
         header += [f"logit_{name}" for name in task.labels]
-    with (
-        checkpoint.replacing(path) as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as file,
-    ):
-        rows = csv.writer(file, delimiter="\t", lineterminator="\n")
-        rows.writerow(header)
-        for index, row in enumerate(logits):
-            true = [] if label is None else [label[index]]
-            if task.regression:
-                values = [f"{value:.9g}" for value in (*true, row[0])]
-            else:
-                values = [task.labels[i] for i in (*true, row.argmax())]
-                values += [f"{logit:.9g}" for logit in row]
-            rows.writerow([index, *values])
+    text = io.StringIO()
+    rows = csv.writer(text, delimiter="\t", lineterminator="\n")
+    rows.writerow(header)
+    for index, row in enumerate(logits):
+        true = [] if label is None else [label[index]]
+        if task.regression:
+            values = [f"{value:.9g}" for value in (*true, row[0])]
+        else:
+            values = [task.labels[i] for i in (*true, row.argmax())]
+            values += [f"{logit:.9g}" for logit in row]
+        rows.writerow([index, *values])
+    return text.getvalue()
+
+
+def logits_of(predictions: str) -> np.ndarray:
+    """Return the logits ``[examples, classes]`` in a text by :func:`predictions_text`, labelled."""
+    _, *rows = csv.reader(io.StringIO(predictions), delimiter="\t")
+    return np.array([row[3:] for row in rows], np.float32)
 
 
 def log_predictions(examples: Examples, logits: np.ndarray, task: Task) -> None:
@@ -133,11 +144,11 @@ def log_predictions(examples: Examples, logits: np.ndarray, task: Task) -> None:
         )
 
 
-def write_submission(path: Path, logits: np.ndarray, task: Task) -> None:
-    """Write predictions as gluebenchmark.com takes them: ``index`` and ``prediction``."""
+def submission_text(logits: np.ndarray, task: Task) -> str:
+    """Return predictions as gluebenchmark.com takes them: ``index`` and ``prediction``."""
     if task.regression:
         predictions = [f"{score:.4f}" for score in logits[:, 0].clip(*task.score_range)]
     else:
         predictions = [task.labels[i] for i in logits.argmax(axis=1)]
     lines = ["index\tprediction", *(f"{i}\t{value}" for i, value in enumerate(predictions))]
-    checkpoint.write_text(path, "\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"

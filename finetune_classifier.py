@@ -6,7 +6,8 @@
 
 Reads a task's files, trains, evaluates on the dev split after every epoch, and leaves in
 --output_dir the best epoch's model.params, config.json and vocab.txt (all that is needed to load
-it again), metrics.json, dev_predictions.tsv and train.log.
+it again), metrics.json, dev_predictions.tsv and train.log. A run that was stopped, by whatever,
+goes on with the same flags and --resume, and ends with the same bytes.
 
 Exit codes: 0 done; 1 the run failed; 2 a flag or a file is wrong; 130, 143 interrupted.
 """
@@ -15,52 +16,63 @@ from __future__ import annotations
 
 import sys
 
+import interrupt
 from arguments import MODEL_DEFAULTS, RESULT_ARGUMENTS, parse_args
 from bert import runtime
 
 # MXNet takes its number of threads from the environment while it is loaded, so the flags come
 # first, and a wrong one or --help costs no time.
 ARGUMENTS = parse_args(__doc__) if __name__ == "__main__" else None
+if __name__ == "__main__":
+    interrupt.listen()
 NUM_THREADS = runtime.prepare(ARGUMENTS.num_threads if ARGUMENTS else None)
+if ARGUMENTS:
+    ARGUMENTS.num_threads = NUM_THREADS
 
 import argparse
-import math
+from contextlib import nullcontext
 from pathlib import Path
 
 import mxnet as mx
 import numpy as np
-from mxnet.gluon.loss import L2Loss, SoftmaxCrossEntropyLoss
 
 import checkpoint
 import dataset
 import metrics
-import optimizer
 import preflight
 import report
 from bert import native, zoo
 from bert.classifier import BERTClassifier, load_classifier
-from bert.convert import config_to_huggingface
+from bert.convert import config_to_huggingface, read_json
 from bert.errors import UserError
-from bert.parameters import parameters_of, read_params, set_parameters
+from bert.parameters import read_params, set_parameters
 from bert.tokenizer import BERTTokenizer
+from checkpoint import SaveError
 from evaluation import (
-    WeightedCrossEntropy,
     evaluate,
     log_predictions,
+    logits_of,
     parse_class_weights,
-    write_predictions,
-    write_submission,
+    predictions_text,
+    submission_text,
 )
-from report import ProgressReport, log
+from fitting import log_results, new_trainer, num_parameters, train_one
+from report import log
 from splits import folds, read_splits
 from tasks import Task, task_from_config, task_to_config
-from training import NotFiniteError, Trainer, predict, seed_of
+from training import NotFiniteError, OutOfMemoryError, predict, seed_of
 
 
 def main(args: argparse.Namespace) -> None:
+    """Do what the flags say, alone in --output_dir."""
     output_dir = Path(args.output_dir) if args.output_dir and not args.check else None
-    if output_dir:
-        checkpoint.prepare_output_dir(output_dir)
+    with checkpoint.locked(output_dir) if output_dir else nullcontext():
+        finetune(args, output_dir)
+
+
+def finetune(args: argparse.Namespace, output_dir: Path | None) -> None:
+    if output_dir and not args.only_inference:
+        check_output_dir(args, output_dir)
     ctx = context(args.gpu)
     trained = None
     if args.model_parameters:
@@ -120,40 +132,35 @@ def main(args: argparse.Namespace) -> None:
             checkpoint.write_json(output_dir / "eval_metrics.json", results)
             log.info(f"written to {output_dir / 'eval_metrics.json'}")
     else:
-        results, logits = train_one(
+        run = train_one(
             args, net, tokenizer, config, task, train, dev, class_weights, output_dir, ctx
         )
+        if run is None:
+            return
         if not task.regression and "" in splits.dev:
-            log_predictions(splits.dev[""], logits[""], task)
+            logits = logits_of(run.predictions["dev_predictions.tsv"])
+            log_predictions(splits.dev[""], logits, task)
         if test:
             best = output_dir / "model.params"
             set_parameters(net, read_params(best), [ctx], best)
-            predict_test(args, net, test, splits, results, output_dir, ctx)
-            checkpoint.write_json(output_dir / "metrics.json", results)
-        log_results(results, task, output_dir)
+            predict_test(args, net, test, splits, run.results, output_dir, ctx)
+            checkpoint.write_json(output_dir / "metrics.json", run.results)
+        log_results(run.results, task, output_dir)
 
 
-def train_one(
-    args, net, tokenizer, config, task, train, dev, class_weights, output_dir, ctx
-) -> tuple[dict, dict[str, np.ndarray]]:
-    """Train one model and leave its files in output_dir.
-
-    Returns what metrics.json says, and the best epoch's dev logits by the split's suffix.
-    """
-    checkpoint.write_json(output_dir / "config.json", config)
-    checkpoint.write_text(output_dir / "vocab.txt", tokenizer.vocabulary_text())
-    max_updates = args.training_steps
-    trainer = new_trainer(args, net, train, task, class_weights, ctx, args.epochs, max_updates)
-    results = {
-        "task": task.name,
-        "seed": args.seed,
-        "arguments": {name: getattr(args, name) for name in RESULT_ARGUMENTS},
-        "num_parameters": num_parameters(net),
-        "epochs": [],
-        "best": None,
-    }
-    best_logits = train_epochs(args, trainer, net, dev, task, results, output_dir, ctx)
-    return results, best_logits
+def check_output_dir(args: argparse.Namespace, output_dir: Path) -> None:
+    """Raise UserError where a new run would write over files that are not its own."""
+    source = args.model_parameters or args.pretrained_bert_parameters
+    if source and output_dir.resolve() == (
+        Path(source).resolve() if Path(source).is_dir() else Path(source).resolve().parent
+    ):
+        raise UserError(f"--output_dir {output_dir} holds the model to begin with: choose another")
+    folders = (output_dir, *output_dir.glob("fold_*"))
+    if any(map(checkpoint.holds_run, folders)) and not (args.resume or args.overwrite):
+        raise UserError(
+            f"{output_dir} holds a run already: --resume continues it, --overwrite deletes it, or "
+            "choose another --output_dir"
+        )
 
 
 def cross_validate(args, task, train, class_weights, output_dir, ctx) -> None:
@@ -165,14 +172,15 @@ def cross_validate(args, task, train, class_weights, output_dir, ctx) -> None:
         net, tokenizer, config = new_classifier(args, task, ctx)
         compile_network(args, net, ctx)
         fold_dir = output_dir / f"fold_{number}"
-        checkpoint.prepare_output_dir(fold_dir)
+        fold_dir.mkdir(exist_ok=True)
         fold_data = (train.take(rest), {"": train.take(part)})
         config |= task_to_config(task)
-        results, _ = train_one(
+        run = train_one(
             args, net, tokenizer, config, task, *fold_data, class_weights, fold_dir, ctx
         )
-        log_results(results, task, fold_dir)
-        scores.append(results["best"]["dev"])
+        if run:
+            log_results(run.results, task, fold_dir)
+        scores.append(read_json(fold_dir / "metrics.json")["best"]["dev"])
     columns = {name: np.array([score[name] for score in scores]) for name in scores[0]}
     results = {
         "task": task.name,
@@ -189,29 +197,6 @@ def cross_validate(args, task, train, class_weights, output_dir, ctx) -> None:
     log.info(f"each fold's best epoch; files in {output_dir}")
 
 
-def new_trainer(args, net, train, task, class_weights, ctx, epochs, max_updates) -> Trainer:
-    if task.regression:
-        loss = L2Loss(weight=2)  # Gluon's halves the squared error
-    elif class_weights is not None:
-        loss = WeightedCrossEntropy(class_weights)
-    else:
-        loss = SoftmaxCrossEntropyLoss()
-    return Trainer(
-        net,
-        train,
-        loss,
-        optimizer.create(args.optimizer, args.weight_decay, args.epsilon),
-        ctx,
-        batch_size=args.batch_size,
-        accumulate=args.accumulate,
-        epochs=epochs,
-        max_updates=max_updates,
-        lr=args.lr,
-        warmup_ratio=args.warmup_ratio,
-        seed=args.seed,
-    )
-
-
 def predict_test(args, net, test, splits, results, output_dir, ctx) -> None:
     """Write the predictions of the test splits; a user's own labelled one is measured too."""
     for name, examples in test.items():
@@ -219,11 +204,11 @@ def predict_test(args, net, test, splits, results, output_dir, ctx) -> None:
         if args.predict_test:
             path = output_dir / "predictions" / f"{name}.tsv"
             path.parent.mkdir(exist_ok=True)
-            write_submission(path, logits, splits.task)
+            checkpoint.write_text(path, submission_text(logits, splits.task))
         else:
             path = output_dir / "test_predictions.tsv"
             label = examples.label if splits.test[name].labelled else None
-            write_predictions(path, logits, label, splits.task)
+            checkpoint.write_text(path, predictions_text(logits, label, splits.task))
             if label is not None:
                 results["test"] = metrics.evaluate(logits, label, splits.task.metrics)
                 scores = ", ".join(f"{name} {value:.4f}" for name, value in results["test"].items())
@@ -301,10 +286,6 @@ def fuse(net: BERTClassifier) -> None:
         net.bert.fuse()
 
 
-def num_parameters(net: BERTClassifier) -> int:
-    return sum(math.prod(parameter.shape) for parameter in parameters_of(net).values())
-
-
 def log_machine(args: argparse.Namespace, net: BERTClassifier, ctx: mx.Context) -> None:
     """Say what is about to compute: model and device."""
     source = args.model_parameters or args.pretrained_bert_parameters or args.bert_dataset
@@ -315,95 +296,6 @@ def log_machine(args: argparse.Namespace, net: BERTClassifier, ctx: mx.Context) 
     )
 
 
-def train_epochs(args, trainer, net, dev, task, results, output_dir, ctx) -> dict[str, np.ndarray]:
-    """Train to the end, evaluating on the way; the best epoch's files are in output_dir after.
-
-    Returns the best epoch's dev logits ``[examples, outputs]``, by the split's suffix.
-    """
-    main_metric = task.metrics[0]
-    epochs_without_improvement = 0
-    loss_sum = seconds = samples = 0.0
-
-    with ProgressReport(trainer.total_updates, trainer.updates, args.log_interval) as progress:
-
-        def on_update(update):
-            nonlocal loss_sum
-            loss_sum += update.loss * update.examples
-            progress(update)
-
-        while trainer.updates < trainer.total_updates:
-            epoch = trainer.updates // trainer.updates_per_epoch + 1
-            epoch_end = min(epoch * trainer.updates_per_epoch, trainer.total_updates)
-            stop = epoch_end
-            if args.eval_steps:
-                next_evaluation = (trainer.updates // args.eval_steps + 1) * args.eval_steps
-                stop = min(stop, next_evaluation)
-            trainer.run_until(stop, on_update)
-
-            dev_metrics, logits = evaluate(net, dev, task, args.dev_batch_size, ctx)
-            best = results["best"]
-            improved = best is None or dev_metrics[main_metric] > best["dev"][main_metric]
-            if improved:
-                results["best"] = {"epoch": epoch, "update": stop, "dev": dev_metrics}
-                best_logits = logits
-                checkpoint.save_parameters(net, output_dir / "model.params")
-                if not task.regression:
-                    results["best"] |= metrics.by_class(logits[""], dev[""].label, task.labels)
-                for suffix, part in dev.items():
-                    path = output_dir / f"dev_predictions{suffix}.tsv"
-                    write_predictions(path, logits[suffix], part.label, task)
-            log.info(
-                f"epoch {epoch}, update {stop}: dev "
-                + ", ".join(f"{name} {value:.4f}" for name, value in dev_metrics.items())
-                + (", the best so far" if improved else "")
-            )
-            if stop == epoch_end:
-                results["epochs"].append(
-                    {
-                        "epoch": epoch,
-                        "train_loss": loss_sum / (trainer.samples - samples),
-                        "seconds": trainer.seconds - seconds,
-                        "samples_per_second": (trainer.samples - samples)
-                        / (trainer.seconds - seconds),
-                        "dev": dev_metrics,
-                    }
-                )
-                loss_sum, seconds, samples = 0.0, trainer.seconds, trainer.samples
-            checkpoint.write_json(output_dir / "metrics.json", results)
-            if stop == epoch_end:
-                better = results["best"]["epoch"] == epoch
-                epochs_without_improvement = 0 if better else epochs_without_improvement + 1
-                if epochs_without_improvement == args.early_stop:
-                    log.info(f"no better for {args.early_stop} epochs: ending early")
-                    break
-    return best_logits
-
-
-def log_results(results, task, output_dir) -> None:
-    """Print the table of epochs, and where the files are."""
-    rows = [
-        [
-            f"{row['epoch']}{'*' if row['epoch'] == results['best']['epoch'] else ''}",
-            row["train_loss"],
-            *row["dev"].values(),
-            f"{row['seconds']:.1f}",
-            f"{row['samples_per_second']:.1f}",
-        ]
-        for row in results["epochs"]
-    ]
-    columns = [f"dev {name}" for name in results["best"]["dev"]]
-    log.info("")
-    log.info(report.table(["epoch", "train loss", *columns, "seconds", "samples/s"], rows))
-    best, metric = results["best"], task.metrics[0]
-    if not task.regression:
-        report.log_classes(best)
-    log.info(
-        f"* best dev {metric}: {best['dev'][metric]:.4f} (epoch {best['epoch']}); "
-        "model.params and dev_predictions.tsv are of it"
-    )
-    log.info(f"files in {output_dir}: " + ", ".join(sorted(p.name for p in output_dir.iterdir())))
-
-
 def command(args: argparse.Namespace) -> int:
     """Run, and turn what can be foreseen into one sentence and an exit code."""
     try:
@@ -411,11 +303,15 @@ def command(args: argparse.Namespace) -> int:
     except UserError as error:
         print(f"finetune_classifier.py: {error}", file=sys.stderr)
         return 2
-    except (NotFiniteError, OSError) as error:
+    except interrupt.Interrupted as signal:
+        print(f"finetune_classifier.py: {signal}; --resume goes on from here", file=sys.stderr)
+        return signal.exit_code
+    except (NotFiniteError, OutOfMemoryError, SaveError, OSError) as error:
         print(f"finetune_classifier.py: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
+    except mx.MXNetError as error:
+        print(f"finetune_classifier.py: MXNet: {str(error).splitlines()[-1]}", file=sys.stderr)
+        return 1
     return 0
 
 

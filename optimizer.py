@@ -6,6 +6,7 @@ import itertools
 import math
 
 import mxnet as mx
+import numpy as np
 from mxnet.ndarray import NDArray
 from mxnet.ndarray.contrib import multi_adamw_update
 
@@ -144,8 +145,6 @@ class Updater:
     ----------
     states : dict of str to tuple of NDArray
         What the optimizer keeps for each parameter (m and v).
-    updates : int
-        How many updates have been made.
     """
 
     def __init__(
@@ -163,7 +162,6 @@ class Updater:
         )
         states = [optimizer.create_state(i, weight) for i, weight in enumerate(self._weights)]
         self.states = dict(zip(self._names, states, strict=True))
-        self.updates = 0
         self._fused = fused and isinstance(optimizer, BERTAdam)
 
     def update(self, lr: float, examples: int) -> NDArray:
@@ -175,7 +173,6 @@ class Updater:
             The global norm of the mean gradient before clipping. Where it is not finite, the
             update has changed nothing.
         """
-        self.updates += 1
         self._optimizer.set_learning_rate(lr)
         if self._fused:
             return self._update_fused(lr, examples)
@@ -201,6 +198,28 @@ class Updater:
             self._optimizer.update_multi_precision(*arguments)
         return norm
 
+    def state_arrays(self) -> dict[str, np.ndarray]:
+        """Return a copy of all that the next update depends on, beside weights and gradients."""
+        arrays = {"count": np.array([self._optimizer.num_update], np.int64)}
+        for name, state in self.states.items():
+            for i, array in enumerate(_as_tuple(state)):
+                arrays[f"{i}:{name}"] = array.asnumpy()
+        return arrays
+
+    def set_state_arrays(self, arrays: dict[str, np.ndarray]) -> None:
+        """Continue where another Updater's :meth:`state_arrays` were taken.
+
+        Raises
+        ------
+        KeyError
+            They are of another optimizer.
+        """
+        # The optimizer counts the updates of each parameter from begin_num_update on.
+        self._optimizer.begin_num_update = self._optimizer.num_update = int(arrays["count"][0])
+        for name, state in self.states.items():
+            for i, array in enumerate(_as_tuple(state)):
+                array[:] = arrays[f"{i}:{name}"]
+
     def _update_fused(self, lr: float, examples: int) -> NDArray:
         optimizer, indices = self._optimizer, list(range(len(self._names)))
         optimizer._update_count(indices)
@@ -216,3 +235,8 @@ class Updater:
             beta1=optimizer.beta1,
             beta2=optimizer.beta2,
         )
+
+
+def _as_tuple(state: NDArray | tuple[NDArray, ...] | None) -> tuple[NDArray, ...]:
+    """Return an optimizer's state of one parameter as a tuple, as BERTAdam's is anyway."""
+    return () if state is None else state if isinstance(state, tuple) else (state,)

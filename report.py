@@ -18,19 +18,23 @@ class _Screen(logging.Handler):
     """Prints on standard output without tearing a progress bar apart."""
 
     def emit(self, record):
-        tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()
+        try:
+            tqdm.write(self.format(record), file=sys.stdout)
+            sys.stdout.flush()
+        except OSError:
+            self.handleError(record)
 
 
 def start_logging(log_file: Path | None) -> None:
     """Send the log to standard output, and with times to ``log_file``, to which it is appended."""
     log.setLevel(logging.DEBUG)
     log.handlers.clear()
+    logging.raiseExceptions = False  # a log that cannot be written does not stop a run
     screen = _Screen()
     screen.setLevel(logging.INFO)
     log.addHandler(screen)
     if log_file:
-        file = logging.FileHandler(log_file, encoding="utf-8")
+        file = logging.FileHandler(log_file, encoding="utf-8", delay=True)
         file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         log.addHandler(file)
 
@@ -58,8 +62,11 @@ class ProgressReport:
         self._bar.close()
 
     def __call__(self, progress: Progress) -> None:
-        self._loss += progress.loss * progress.examples
-        self._examples += progress.examples
+        if progress.problem:
+            log.info(f"passed over: {progress.problem}")
+        else:
+            self._loss += progress.loss * progress.examples
+            self._examples += progress.examples
         self._bar.update()
         self._bar.set_description(f"epoch {progress.epoch}", refresh=False)
         self._bar.set_postfix_str(
@@ -71,7 +78,7 @@ class ProgressReport:
         log.log(
             logging.DEBUG if self._live else logging.INFO,
             f"epoch {progress.epoch}, update {progress.update}/{self._total}: "
-            f"loss {self._loss / self._examples:.4f}, lr {progress.lr:.3g}, "
+            f"loss {self._loss / max(self._examples, 1):.4f}, lr {progress.lr:.3g}, "
             f"gradient norm {progress.gradient_norm:.3g}, "
             f"{progress.samples_per_second:.1f} samples/s",
         )

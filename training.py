@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import mxnet as mx
 import numpy as np
@@ -34,10 +36,26 @@ class Progress:
     lr: float
     gradient_norm: float  # global, before clipping
     samples_per_second: float  # since training began; evaluation and saving left out
+    problem: str | None  # why the update has changed nothing, if it has not
+
+
+class _Queued(NamedTuple):
+    """An update that MXNet computes behind our back."""
+
+    epoch: int
+    update: int
+    batches: list[np.ndarray]
+    lr: float
+    loss: mx.nd.NDArray  # [1], the sum over the examples
+    norm: mx.nd.NDArray  # [1]
 
 
 class NotFiniteError(RuntimeError):
     """A loss or a gradient is no longer a finite number; the parameters still are."""
+
+
+class OutOfMemoryError(RuntimeError):
+    """A batch needs more memory than there is."""
 
 
 class Trainer:
@@ -62,6 +80,8 @@ class Trainer:
     lr, warmup_ratio : float
         See :func:`optimizer.learning_rate`.
     seed : int
+    skip_nonfinite : int
+        So many updates may be left out because their loss or gradient is not finite.
     """
 
     def __init__(
@@ -79,6 +99,7 @@ class Trainer:
         lr: float,
         warmup_ratio: float,
         seed: int,
+        skip_nonfinite: int,
     ):
         self._net = net
         self._examples = examples
@@ -89,6 +110,7 @@ class Trainer:
         self._lr = lr
         self._warmup_ratio = warmup_ratio
         self._seed = seed
+        self._skip_nonfinite = skip_nonfinite
         self._parameters = parameters_of(net)
         self._updater = Updater(self._parameters, optimizer, fused=net.bert.fused)
         batches = -(-len(examples) // batch_size)
@@ -99,30 +121,75 @@ class Trainer:
         self.updates = 0
         self.seconds = 0.0
         self.samples = 0
+        self.skipped = 0
 
-    def run_until(self, stop: int, on_update: Callable[[Progress], None]) -> None:
-        """Make updates until ``stop`` of them are made; ``on_update`` hears of each.
+    def position(self) -> dict[str, int | float]:
+        """Return where training stands, in the data and in time."""
+        epoch, update = divmod(self.updates, self.updates_per_epoch)
+        return {
+            "updates": self.updates,
+            "epochs_done": epoch,
+            "batches_done_in_epoch": update * self._accumulate,
+            "seconds": self.seconds,
+            "samples": self.samples,
+            "skipped": self.skipped,
+        }
+
+    def parameter_arrays(self) -> dict[str, np.ndarray]:
+        """Return a copy of the network's parameters."""
+        return {name: p.data().asnumpy() for name, p in self._parameters.items()}
+
+    def optimizer_arrays(self) -> dict[str, np.ndarray]:
+        """Return a copy of what the optimizer remembers."""
+        return self._updater.state_arrays()
+
+    def restore(
+        self,
+        position: dict[str, int | float],
+        parameters: dict[str, np.ndarray],
+        optimizer: dict[str, np.ndarray],
+    ) -> None:
+        """Continue where another Trainer stood when these were taken from it."""
+        for name in ("updates", "seconds", "samples", "skipped"):
+            setattr(self, name, position[name])
+        for name, parameter in self._parameters.items():
+            parameter.data()[:] = parameters[name]
+        self._updater.set_state_arrays(optimizer)
+
+    def run_until(self, stop: int, on_update: Callable[[Progress], bool]) -> None:
+        """Make updates until ``stop`` of them are made, or ``on_update``, told of each, is true.
+
+        One more is made after that.
 
         Raises
         ------
         NotFiniteError
-            Names update, learning rate and what was not finite.
+            Names update, learning rate, batch and what was not finite. The update itself has
+            changed nothing, but the one after it may be made.
+        OutOfMemoryError
+            Names what to lower.
         """
         start = time.perf_counter()
         seconds_before = self.seconds
         in_flight = None
         for epoch, update, batches in self._updates(stop):
-            queued = self._queue(epoch, update, batches)
+            with _naming_what_to_lower(self._examples, batches, "--batch_size"):
+                queued = self._queue(epoch, update, batches)
             # MXNet computes behind our back. Waiting for the update before the one just queued
             # keeps it busy, and its queue short.
             if in_flight:
+                progress = self._settle(in_flight)
                 self.seconds = seconds_before + time.perf_counter() - start
-                on_update(self._settle(*in_flight))
+                if on_update(progress):
+                    in_flight = queued
+                    break
             in_flight = queued
         if in_flight:
-            mx.nd.waitall()
+            with _naming_what_to_lower(self._examples, in_flight.batches, "--batch_size"):
+                mx.nd.waitall()
+            progress = self._settle(in_flight)
             self.seconds = seconds_before + time.perf_counter() - start
-            on_update(self._settle(*in_flight))
+            on_update(progress)
 
     def _updates(self, stop: int) -> Iterator[tuple[int, int, list[np.ndarray]]]:
         while self.updates < stop:
@@ -136,7 +203,7 @@ class Trainer:
                 if self.updates == stop:
                     return
 
-    def _queue(self, epoch: int, update: int, batches: list[np.ndarray]) -> tuple:
+    def _queue(self, epoch: int, update: int, batches: list[np.ndarray]) -> _Queued:
         seed = seed_of(self._seed, update)
         mx.random.seed(seed, self._ctx)
         loss, gradients = mx.nd.zeros((1,), self._ctx), []
@@ -146,7 +213,9 @@ class Trainer:
             with autograd.record():
                 logits = self._net(*inputs)
                 batch_loss = self._loss_function(logits, label).sum()
-            batch_loss.backward()
+            # 1, or nan where the loss is not finite: the gradients then are not either, and the
+            # update changes nothing.
+            batch_loss.backward(1 + 0 * batch_loss)
             loss = loss + batch_loss
             # Backward overwrites the gradients (the fused operators know nothing else).
             for i, parameter in enumerate(self._parameters.values()):
@@ -159,20 +228,31 @@ class Trainer:
         examples = sum(map(len, batches))
         lr = learning_rate(update, self.total_updates, self._warmup_ratio, self._lr)
         norm = self._updater.update(lr, examples)
-        return (epoch, update, norm, loss, lr, examples)
+        return _Queued(epoch, update, batches, lr, loss, norm)
 
-    def _settle(self, epoch, update, norm, loss, lr, examples) -> Progress:
+    def _settle(self, queued: _Queued) -> Progress:
         """Wait for an update, and check it."""
-        norm, loss = float(norm.asscalar()), float(loss.asscalar()) / examples
+        epoch, update, batches, lr, loss, norm = queued
+        examples = sum(map(len, batches))
+        with _naming_what_to_lower(self._examples, batches, "--batch_size"):
+            norm, loss = float(norm.asscalar()), float(loss.asscalar()) / examples
+        problem = None
         if not (math.isfinite(norm) and math.isfinite(loss)):
-            raise NotFiniteError(
-                f"update {update} (epoch {epoch}, learning rate {lr:.3g}): the loss is {loss}, the "
-                f"gradient's norm {norm}; a lower --lr or a longer --warmup_ratio may help"
+            self.skipped += 1
+            rows = np.sort(np.concatenate(batches)) + 1
+            problem = (
+                f"update {update} (epoch {epoch}, learning rate {lr:.3g}) is not finite: loss "
+                f"{loss}, gradient norm {norm}, training examples {', '.join(map(str, rows))}"
             )
+            if self.skipped > self._skip_nonfinite:
+                raise NotFiniteError(
+                    f"{problem}; it has changed nothing, and the last checkpoint is whole; a lower "
+                    "--lr or a longer --warmup_ratio may help, --skip_nonfinite N passes over N "
+                    "such updates"
+                )
         self.samples += examples
-        return Progress(
-            update, epoch, examples, loss, lr, norm, self.samples / max(self.seconds, 1e-9)
-        )
+        speed = self.samples / max(self.seconds, 1e-9)
+        return Progress(update, epoch, examples, loss, lr, norm, speed, problem)
 
 
 def seed_of(*numbers: int) -> int:
@@ -180,15 +260,47 @@ def seed_of(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0] >> 1)
 
 
+@contextmanager
+def _naming_what_to_lower(
+    examples: TokenizedExamples, batches: list[np.ndarray], flag: str
+) -> Iterator[None]:
+    """Turn MXNet's and NumPy's failure to allocate into one sentence."""
+    try:
+        yield
+    except (mx.MXNetError, MemoryError) as error:
+        # The last is oneDNN's, when it finds no room for its scratch space.
+        signs = ("Failed to allocate", "bad_alloc", "out of memory", "not execute a primitive")
+        if not (isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)):
+            raise
+        longest = max(int(examples.lengths[indices].max()) for indices in batches)
+        raise OutOfMemoryError(
+            f"there is not enough memory for a batch of {max(map(len, batches))} examples of up to "
+            f"{longest} tokens: lower {flag}, or --max_len"
+        ) from None
+
+
 def predict(
-    net: BERTClassifier, examples: TokenizedExamples, batch_size: int, ctx: mx.Context
+    net: BERTClassifier,
+    examples: TokenizedExamples,
+    batch_size: int,
+    ctx: mx.Context,
+    before_batch: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
-    """Return the logits ``[examples, classes]`` float32, in the examples' order."""
+    """Return the logits ``[examples, classes]`` float32, in the examples' order.
+
+    ``before_batch`` may end it with an exception. NotFiniteError and OutOfMemoryError are raised
+    as in training.
+    """
     order, logits = [], []
     for indices in evaluation_batches(examples.lengths, batch_size):
+        before_batch()
+        with _naming_what_to_lower(examples, [indices], "--dev_batch_size"):
+            # Waiting for each batch keeps the memory of only one in use.
+            logits.append(net(*_inputs(net, examples, indices, ctx)).asnumpy())
         order.append(indices)
-        logits.append(net(*_inputs(net, examples, indices, ctx)))
-    logits = np.concatenate([part.asnumpy() for part in logits])
+    logits = np.concatenate(logits)
+    if not np.isfinite(logits).all():
+        raise NotFiniteError("the network's outputs are not finite; nothing of it was saved")
     in_order = np.empty_like(logits)
     in_order[np.concatenate(order)] = logits
     return in_order

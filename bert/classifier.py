@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import mxnet as mx
@@ -53,6 +55,39 @@ class BERTClassifier(HybridBlock):
         return self.classifier(pooled)
 
 
+_NO_CHECKSUM = "0" * 64
+
+
+def config_text(config: dict, vocabulary: str) -> str:
+    """Return the text of a run's ``config.json``.
+
+    It carries the checksum of ``vocab.txt``, whose text is given, and its own: that of the text
+    with 0 in the checksum's place.
+    """
+    content = {**config, "vocab_sha256": _sha256(vocabulary), "sha256": _NO_CHECKSUM}
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    return text.replace(f'"sha256": "{_NO_CHECKSUM}"', f'"sha256": "{_sha256(text)}"')
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check(folder: Path, config: dict) -> None:
+    """Raise UserError where a run's config.json or vocab.txt is not as it was written."""
+    text = (folder / "config.json").read_bytes().decode()
+    text = text.replace(f'"sha256": "{config["sha256"]}"', f'"sha256": "{_NO_CHECKSUM}"')
+    if _sha256(text) != config["sha256"]:
+        raise UserError(f"{folder / 'config.json'} is damaged or was edited: its checksum differs")
+    vocab = folder / "vocab.txt"
+    try:
+        checksum = hashlib.sha256(vocab.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read the vocabulary {vocab}: {error.strerror}") from None
+    if checksum != config["vocab_sha256"]:
+        raise UserError(f"{vocab} is damaged or was edited: it is not what config.json says")
+
+
 def load_classifier(
     path: str | Path, dropout: float, ctx: mx.Context
 ) -> tuple[BERTClassifier, BERTTokenizer, dict]:
@@ -76,12 +111,14 @@ def load_classifier(
         raise UserError(f"there is no fine-tuned model {parameters}")
     folder = parameters.parent
     config = read_json(folder / "config.json")
-    missing = [key for key in ("task_name", "max_len", "id2label") if key not in config]
+    needed = ("task_name", "max_len", "id2label", "vocab_sha256", "sha256")
+    missing = [key for key in needed if key not in config]
     if missing:
         raise UserError(
             f"{folder / 'config.json'} is not that of a fine-tuned run: it lacks "
             f"{', '.join(missing)}"
         )
+    _check(folder, config)
     tokenizer = BERTTokenizer(folder / "vocab.txt", lower_case_of(folder))
     bert = BERTModel(config_from_huggingface(folder / "config.json"), dropout, cls_only=True)
     if config["max_len"] not in range(5, bert.config.max_length + 1):

@@ -74,7 +74,7 @@ def read_json(path: Path) -> dict:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:  # not UTF-8, or not JSON
+    except (ValueError, RecursionError) as error:  # not UTF-8, or not JSON
         raise UserError(f"{path} is not JSON ({error})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a JSON object")
@@ -138,6 +138,8 @@ def parameters_from_safetensors(path: Path, config: BERTConfig) -> dict[str, np.
         tensors = load_file(path)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    except TypeError as error:
+        raise UserError(f"{path}: {error} (save it as float32)") from None
     except SafetensorError as error:
         raise UserError(
             f"{path} is damaged or not a safetensors file ({error}): fetch it again"

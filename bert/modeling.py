@@ -21,6 +21,8 @@ from bert.errors import UserError
 
 # "initializer_range" of every published BERT: the standard deviation of new weights.
 INITIALIZER_RANGE = 0.02
+# Far more than any published BERT has: a damaged config.json must not build layers for hours.
+_MOST_LAYERS = 1000
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class BERTConfig:
         for name, value in asdict(self).items():
             if not value > 0:
                 raise UserError(f"a BERT needs a positive {name}, not {value!r}")
+        if self.num_layers > _MOST_LAYERS:
+            raise UserError(f"{self.num_layers} layers are no BERT's")
         if self.units % self.num_heads:
             raise UserError(f"{self.units} units do not divide into {self.num_heads} heads")
 

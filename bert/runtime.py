@@ -5,7 +5,9 @@ Call :func:`prepare` first, then import MXNet. Nothing here imports it at module
 
 from __future__ import annotations
 
+import contextlib
 import os
+import platform
 from pathlib import Path
 
 _CPU_TOPOLOGY = Path("/sys/devices/system/cpu")
@@ -36,6 +38,15 @@ def physical_cores() -> int:
     except (OSError, ValueError):
         pass
     return max(1, cores)
+
+
+def processor() -> str:
+    """Return the processor's model name, where the system tells it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
 
 
 def prepare(num_threads: int | None = None) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ sys.path.insert(0, str(ROOT))
 
 from bert import runtime  # noqa: E402
 
-runtime.prepare()
+runtime.prepare(1)  # tiny networks want no second thread, least of all on a busy machine
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
@@ -103,6 +105,48 @@ def run_script(*arguments: str | Path, **options) -> subprocess.CompletedProcess
         timeout=300,
         **options,
     )
+
+
+class Runner:
+    """Runs finetune_classifier.py many times in one process: see runner.py."""
+
+    def __init__(self):
+        self._process = None
+
+    def __call__(self, *flags: str | Path, timeout: float = 60, **faults) -> dict:
+        """Return the run's ``code``, ``out`` and ``err``; a crash or a hang is such a code too."""
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, "tests/runner.py"],
+                cwd=ROOT,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            timeout += 60
+        request = {"argv": list(map(str, flags)), **faults}
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        ready, _, _ = select.select([self._process.stdout], [], [], timeout)
+        answer = self._process.stdout.readline() if ready else ""
+        if answer:
+            return json.loads(answer)
+        self.close()
+        return {"code": "crash" if ready else "hang", "out": "", "err": ""}
+
+    def close(self) -> None:
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+@pytest.fixture(scope="session")
+def runner():
+    runner = Runner()
+    yield runner
+    runner.close()
 
 
 @pytest.fixture(scope="session")

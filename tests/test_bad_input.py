@@ -17,7 +17,9 @@ def refused(*flags, out=None, env=None) -> str:
     assert run.returncode == 2, run.stdout + run.stderr
     assert run.stderr.count("\n") == 1 and "Traceback" not in run.stderr, run.stderr
     if out is not None and out.exists():
-        assert {p.name for p in out.iterdir()} <= {"train.log"}, "something is half written"
+        assert {p.name for p in out.iterdir()} <= {"train.log", ".lock"}, (
+            "something is half written"
+        )
     return run.stderr
 
 

@@ -300,7 +300,9 @@ def test_class_weights_move_what_is_learned(finetune_here, tmp_path):
     files = ("--train_file", train, "--dev_fraction", "0.3", "--epochs", "2")
     recalls = []
     for weights in ("cat=100", "dog=100"):
-        code, out = finetune_here(*FLAGS, *files, "--class_weights", weights, "--lr", "1e-3")
+        code, out = finetune_here(
+            *FLAGS, *files, "--class_weights", weights, "--lr", "1e-3", "--overwrite"
+        )
         assert code == 0
         best = json.loads((out / "metrics.json").read_text())["best"]["per_class"]
         recalls.append((best["cat"]["recall"], best["dog"]["recall"]))
