@@ -272,6 +272,7 @@ def test_a_signal_is_answered_after_the_update_and_a_second_one_at_once(tiny_ber
     process = start(tiny_bert, large, tmp_path / "other", *flags)
     wait_for(process, "update")
     process.send_signal(signal.SIGINT)
+    assert any("a second signal ends at once" in line for line in process.stderr)
     process.send_signal(signal.SIGTERM)
     assert finish(process)[0] == 143
 
