@@ -29,7 +29,7 @@ $(INSTALLED): requirements.txt requirements-minilm.txt requirements-dev.txt
 demo: setup
 	$(BIN)/python finetune_classifier.py --data_dir sample_data --bert_model bert_6_384_12 \
 		--bert_dataset minilm_en_uncased --optimizer adamw --lr 1e-4 --epochs 10 \
-		--output_dir demo_output
+		--output_dir demo_output --overwrite
 
 test: setup
 	$(BIN)/python -m pytest -q

@@ -18,6 +18,7 @@ from conftest import ROOT, run_script
 from test_own_data import write_sentences
 
 import predict
+from bert.classifier import config_text
 
 
 @pytest.fixture(scope="session")
@@ -182,7 +183,8 @@ def test_mistakes_end_in_one_sentence(runs, tmp_path, capsys):
 def test_a_config_that_does_not_fit_is_refused(changes, complaint, runs, tmp_path, capsys):
     shutil.copytree(runs / "single", tmp_path / "run")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    (tmp_path / "run" / "config.json").write_text(json.dumps(config | changes))
+    text = config_text(config | changes, (tmp_path / "run" / "vocab.txt").read_text())
+    (tmp_path / "run" / "config.json").write_text(text)
     assert predict_here("--model_dir", tmp_path / "run", "--text_a", "a") == 2
     error = capsys.readouterr().err
     assert complaint in error and error.count("\n") == 1
@@ -194,7 +196,8 @@ def test_a_glue_model_with_another_label_order_keeps_its_own(runs, tmp_path, cap
     answers = []
     for labels in (["0", "1"], ["1", "0"]):
         changes = {"task_name": "CoLA", "id2label": dict(zip("01", labels, strict=True))}
-        (tmp_path / "run" / "config.json").write_text(json.dumps(config | changes))
+        text = config_text(config | changes, (tmp_path / "run" / "vocab.txt").read_text())
+        (tmp_path / "run" / "config.json").write_text(text)
         assert predict_here("--model_dir", tmp_path / "run", "--text_a", "the dog") == 0
         answers.append(json.loads(capsys.readouterr().out)["label"])
     assert set(answers) == {"0", "1"}
