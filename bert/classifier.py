@@ -89,9 +89,17 @@ def _check(folder: Path, config: dict) -> None:
 
 
 def load_classifier(
-    path: str | Path, dropout: float, ctx: mx.Context
+    path: str | Path, dropout: float = 0.1, ctx: mx.Context | None = None
 ) -> tuple[BERTClassifier, BERTTokenizer, dict]:
     """Load a fine-tuned model from a run's folder, or from the ``.params`` file in one.
+
+    Parameters
+    ----------
+    path : path
+    dropout : float
+        Rate, where it is trained further.
+    ctx : mx.Context, optional
+        Where the parameters live; default ``mx.cpu()``.
 
     Returns
     -------
@@ -128,5 +136,5 @@ def load_classifier(
         )
     check_vocabulary(tokenizer, bert.config.vocab_size)
     net = BERTClassifier(bert, len(config["id2label"]), dropout)
-    set_parameters(net, read_params(parameters), [ctx], parameters)
+    set_parameters(net, read_params(parameters), [ctx or mx.cpu()], parameters)
     return net, tokenizer, config
