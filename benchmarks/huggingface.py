@@ -6,6 +6,7 @@ length, by transformers' own sampler), "compiled" (grouped, under torch.compile)
 from __future__ import annotations
 
 import os
+import random
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -27,23 +28,26 @@ def main() -> None:
     encoded = tokenizer(text_a, text_b, truncation=True, max_length=workload.MAX_LEN)
     lengths = [len(ids) for ids in encoded["input_ids"]]
 
-    def batches():
-        if args.variant in ("grouped", "compiled"):
-            order = list(LengthGroupedSampler(workload.BATCH_SIZE, lengths=lengths))
-        elif args.variant == "sorted":
-            order = sorted(range(len(pairs)), key=lambda i: -lengths[i])
-        elif args.mode == "inference":
-            order = range(len(pairs))
-        else:
-            order = torch.randperm(len(pairs)).tolist()
-        padding = "max_length" if args.variant == "padded" else "longest"
-        for start in range(0, len(order), workload.BATCH_SIZE):
-            chosen = order[start : start + workload.BATCH_SIZE]
-            features = [{key: encoded[key][i] for key in encoded} for i in chosen]
-            batch = tokenizer.pad(
-                features, padding=padding, max_length=workload.MAX_LEN, return_tensors="pt"
-            )
-            yield batch | {"labels": torch.tensor([labels[i] for i in chosen])}
+    if args.variant in ("grouped", "compiled"):
+        order = list(LengthGroupedSampler(workload.BATCH_SIZE, lengths=lengths))
+    elif args.variant == "sorted":
+        order = sorted(range(len(pairs)), key=lambda i: -lengths[i])
+    elif args.mode == "inference":
+        order = list(range(len(pairs)))
+    else:
+        order = torch.randperm(len(pairs)).tolist()
+    epoch = [
+        order[start : start + workload.BATCH_SIZE]
+        for start in range(0, len(order), workload.BATCH_SIZE)
+    ]
+    padding = "max_length" if args.variant == "padded" else "longest"
+
+    def collate(chosen):
+        features = [{key: encoded[key][i] for key in encoded} for i in chosen]
+        batch = tokenizer.pad(
+            features, padding=padding, max_length=workload.MAX_LEN, return_tensors="pt"
+        )
+        return batch | {"labels": torch.tensor([labels[i] for i in chosen])}
 
     watch = workload.Stopwatch()
     if args.mode == "inference":
@@ -51,8 +55,8 @@ def main() -> None:
         with torch.inference_mode():
             for _ in range(2):
                 watch.start()
-                for batch in batches():
-                    model(**batch).logits.numpy()
+                for chosen in epoch:
+                    model(**collate(chosen)).logits.numpy()
                     watch.step_done()
         watch.report(len(pairs), sum(lengths))
         return
@@ -65,15 +69,18 @@ def main() -> None:
         eps=1e-6,
     )
     forward = torch.compile(model, dynamic=True) if args.variant == "compiled" else model
-    for _ in range(2):
-        watch.start()
-        for batch in batches():
-            forward(**batch).loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            watch.step_done()
-    watch.report(len(pairs), sum(lengths))
+    random.Random(workload.SEED).shuffle(epoch)  # the sampler begins with the longest
+    timed = workload.typical_batches(epoch, lengths, args.batches)
+    timed_batches = [epoch[i] for i in timed]
+    for number, chosen in enumerate(epoch[: workload.WARM_UP_STEPS] + timed_batches):
+        if number == workload.WARM_UP_STEPS:
+            watch.start()
+        forward(**collate(chosen)).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        watch.step_done()
+    watch.report(sum(map(len, timed_batches)), workload.tokens_of(timed_batches, lengths))
 
 
 main()

@@ -46,17 +46,22 @@ def main() -> None:
         ctx,
         batch_size=workload.BATCH_SIZE,
         accumulate=1,
-        epochs=2,
+        epochs=1,
         max_updates=None,
         lr=workload.LR,
         warmup_ratio=0.1,
         seed=workload.SEED,
     )
+    lengths = tokenized.lengths
+    epoch = project.dataset.training_batches(lengths, workload.BATCH_SIZE, workload.SEED, 1)
+    timed = workload.typical_batches(epoch, lengths, args.batches)
     trainer.run_until(1, lambda progress: watch.step_done())
-    trainer.run_until(trainer.updates_per_epoch, lambda progress: None)
+    trainer.run_until(workload.WARM_UP_STEPS, lambda progress: None)
+    trainer.updates = timed.start  # an update is a function of its number
     watch.start()
-    trainer.run_until(trainer.total_updates, lambda progress: None)
-    watch.report(len(pairs), tokens)
+    trainer.run_until(timed.stop, lambda progress: None)
+    batches = epoch[timed.start : timed.stop]
+    watch.report(sum(map(len, batches)), workload.tokens_of(batches, lengths))
 
 
 main()

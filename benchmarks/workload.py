@@ -1,7 +1,9 @@
 """What every contestant is given: the pairs, the sizes, and the form of its answer.
 
-Each contestant is a process that trains one epoch over the given pairs to warm up (allocation,
-compilation, caches), times a second one, and prints one line of JSON.
+Each contestant is a process that cuts the whole training set into batches in its own way, makes a
+few updates to warm up (allocation, compilation, caches), times some that stand for the epoch, and
+prints one line of JSON. Cutting only a few hundred pairs would not do: batches of similar length
+need thousands to choose from, and small buckets give small batches.
 """
 
 from __future__ import annotations
@@ -9,9 +11,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import resource
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 BATCH_SIZE = 32
@@ -19,30 +21,53 @@ MAX_LEN = 128
 LR = 5e-5
 DROPOUT = 0.1
 SEED = 1
+WARM_UP_STEPS = 3
 
 
 def parse_args(description: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--model", type=Path, required=True, help="Hugging Face model directory")
     parser.add_argument("--data", type=Path, required=True, help="folder with train.tsv, dev.tsv")
-    parser.add_argument("--batches", type=int, required=True, help="of the training set")
+    parser.add_argument("--batches", type=int, required=True, help="to time in training")
     parser.add_argument("--mode", choices=("training", "inference"), default="training")
     parser.add_argument("--variant", default="", help="see the contestant")
     return parser.parse_args()
 
 
 def read_pairs(args: argparse.Namespace) -> list[tuple[str, str, int]]:
-    """Return (text_a, text_b, label): some of train.tsv, the same for all; or dev.tsv, in order."""
+    """Return (text_a, text_b, label) of train.tsv, or for inference of dev.tsv, in order."""
     split = "train" if args.mode == "training" else "dev"
     lines = (args.data / f"{split}.tsv").read_text(encoding="utf-8").split("\n")[1:]
     rows = [line.split("\t") for line in lines if line]
-    if args.mode == "training":
-        rows = random.Random(SEED).sample(rows, min(len(rows), args.batches * BATCH_SIZE))
     return [(row[3], row[4], int(row[0])) for row in rows]
 
 
+def typical_batches(batches: Sequence[Sequence[int]], lengths: Sequence[int], count: int) -> range:
+    """Return which ``count`` successive batches of an epoch have the most typical length.
+
+    Their mean tokens a pair is nearest to that of the whole epoch, so that contestants that time
+    different pairs have the same work. The batches must be in random order.
+    """
+
+    def tokens_a_pair(part: Sequence[Sequence[int]]) -> float:
+        return tokens_of(part, lengths) / sum(map(len, part))
+
+    count = min(count, len(batches))
+    whole = tokens_a_pair(batches)
+    start = min(
+        range(len(batches) - count + 1),
+        key=lambda start: abs(tokens_a_pair(batches[start : start + count]) - whole),
+    )
+    return range(start, start + count)
+
+
+def tokens_of(batches: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
+    """Count the tokens of batches, padding left out."""
+    return int(sum(lengths[i] for batch in batches for i in batch))
+
+
 class Stopwatch:
-    """Times the second of two passes, and notes when the first step was done."""
+    """Times what follows the warm-up, and notes when the first step was done."""
 
     def __init__(self):
         self._first_step = None
@@ -56,7 +81,7 @@ class Stopwatch:
         self._start = time.perf_counter()
 
     def report(self, pairs: int, tokens: int) -> None:
-        """Print the measurement; ``tokens`` are those of the timed pass, padding not counted."""
+        """Print the measurement; ``pairs`` and ``tokens`` (no padding) are what was timed."""
         seconds = time.perf_counter() - self._start
         print(
             json.dumps(
