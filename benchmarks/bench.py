@@ -65,13 +65,19 @@ def measure(contestant, model: Path, data: Path, mode: str, batches: int) -> dic
     python, script, variant = contestant
     command = [python, HERE / script, "--model", model, "--data", data, "--mode", mode]
     command += ["--batches", batches, "--variant", variant]
+    return run(command)
+
+
+def run(command: list) -> dict:
+    """Run a script of this folder; returns the JSON of its last line."""
     environment = {**os.environ, "BENCH_STARTED": str(time.time())}
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # each contestant's own choice
         environment.pop(name, None)
-    run = subprocess.run(map(str, command), env=environment, capture_output=True, text=True)
-    if run.returncode:
-        sys.exit(f"{script} {variant} failed:\n{run.stderr[-2000:]}")
-    return json.loads(run.stdout.splitlines()[-1])
+    command = [str(part) for part in command]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def play(contestants, rounds, model, data, mode, batches) -> dict[str, list[dict]]:
@@ -167,6 +173,15 @@ def machine() -> str:
     return f"{cpu}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB, {platform.system()}"
 
 
+def commit() -> str:
+    """Return the commit that was measured, marked where files differ from it."""
+    command = ["git", "-C", ROOT, "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True).strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown (no git checkout)"
+
+
 def versions() -> str:
     def installed(python: Path, *packages: str) -> str:
         code = "import importlib.metadata as m, sys; " + (
@@ -213,7 +228,7 @@ def main() -> None:
         return
 
     def sgemm() -> float:
-        return json.loads(subprocess.check_output([OURS, HERE / "sgemm.py"], text=True))["gflops"]
+        return max(run([python, HERE / "sgemm.py"])["gflops"] for python in (OURS, PEERS))
 
     peaks, results, lines = [sgemm()], {}, []
     for model, batches in ((minilm, MINILM_BATCHES), (base, BASE_BATCHES)):
@@ -227,7 +242,7 @@ def main() -> None:
         [
             "# Benchmarks",
             "",
-            f"Written by `make bench` on {date.today()}.",
+            f"Written by `make bench` on {date.today()}, at commit {commit()}.",
             "",
             f"- Machine: {machine()}; sgemm peak {peak:.0f} GFLOP/s",
             f"- Versions: {versions()}",
@@ -245,7 +260,10 @@ def main() -> None:
     )
     target = HERE / "RESULTS.md"
     temporary = target.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(target)
     print(text)
 
