@@ -24,7 +24,7 @@ import workload
 from gluonnlp.data import FixedBucketSampler
 
 from bert import convert
-from bert.parameters import set_parameters
+from bert.parameters import parameters_of, set_parameters
 from bert.tokenizer import BERTTokenizer
 
 
@@ -53,7 +53,10 @@ def main() -> None:
         use_classifier=False,
     )
     source = args.model / "model.safetensors"
-    set_parameters(bert, convert.parameters_from_safetensors(source, config), [ctx], source)
+    arrays = convert.parameters_from_safetensors(source, config)
+    for name, parameter in parameters_of(bert).items():
+        parameter.shape = arrays[name].shape  # gluonnlp leaves some open until the first batch
+    set_parameters(bert, arrays, [ctx], source)
     net = gluonnlp.model.BERTClassifier(bert, num_classes=2, dropout=workload.DROPOUT)
     net.classifier.initialize(mx.init.Normal(0.02), ctx=ctx)
     net.hybridize(static_alloc=True)
