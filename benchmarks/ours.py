@@ -1,11 +1,10 @@
-"""This project, through the functions that finetune_classifier.py calls; variant "stock" is
---no_native."""
+"""This project, through the functions that finetune_classifier.py calls, with its own flags;
+variant "stock" is --no_native."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -13,22 +12,32 @@ import numpy as np
 import workload
 
 import finetune_classifier as project  # sets the threads, then loads MXNet
+from tasks import find_task
 
 
 def main() -> None:
     args = workload.parse_args(__doc__)
+    flags = {
+        "--pretrained_bert_parameters": args.model,
+        "--optimizer": "adamw",
+        "--batch_size": workload.BATCH_SIZE,
+        "--max_len": workload.MAX_LEN,
+        "--dropout": workload.DROPOUT,
+        "--lr": workload.LR,
+        "--seed": workload.SEED,
+    }
+    argv = [str(part) for flag in flags.items() for part in flag]
+    options = project.parse_args(__doc__, argv + ["--no_native"] * (args.variant == "stock"))
     pairs = workload.read_pairs(args)
     text_a, text_b, label = zip(*pairs, strict=True)
     examples = project.dataset.Examples(list(text_a), list(text_b), np.array(label, np.int32))
-    ctx = project.context(None)
-    bert, tokenizer = project.zoo.load_directory(
-        args.model, ctx=ctx, dropout=workload.DROPOUT, cls_only=True
-    )
-    net = project.BERTClassifier(bert, 2, workload.DROPOUT)
-    net.classifier.initialize(ctx=ctx)
-    project.compile_network(SimpleNamespace(no_native=args.variant == "stock"), net, ctx)
+    ctx, task = project.context(None), find_task("MRPC")
+    net, tokenizer, _ = project.new_classifier(options, task, ctx)
+    project.compile_network(options, net, ctx)
+    if not net.bert.fused and args.variant != "stock":
+        sys.exit("the fused operators are not used here: there is nothing to compare")
     tokenized = project.dataset.tokenize(examples, tokenizer, workload.MAX_LEN)
-    tokens = len(tokenized.input_ids)
+    lengths = tokenized.lengths
 
     watch = workload.Stopwatch()
     if args.mode == "inference":
@@ -36,23 +45,9 @@ def main() -> None:
             watch.start()
             project.predict(net, tokenized, workload.BATCH_SIZE, ctx)
             watch.step_done()
-        watch.report(len(pairs), tokens)
+        watch.report(len(pairs), int(lengths.sum()))
         return
-    trainer = project.Trainer(
-        net,
-        tokenized,
-        project.SoftmaxCrossEntropyLoss(),
-        project.optimizer.create("adamw", 0.01, 1e-6),
-        ctx,
-        batch_size=workload.BATCH_SIZE,
-        accumulate=1,
-        epochs=1,
-        max_updates=None,
-        lr=workload.LR,
-        warmup_ratio=0.1,
-        seed=workload.SEED,
-    )
-    lengths = tokenized.lengths
+    trainer = project.new_trainer(options, net, tokenized, task, None, ctx, 1, None)
     epoch = project.dataset.training_batches(lengths, workload.BATCH_SIZE, workload.SEED, 1)
     timed = workload.typical_batches(epoch, lengths, args.batches)
     trainer.run_until(1, lambda progress: watch.step_done())
