@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
+import time
+from contextlib import suppress
+from pathlib import Path
 
 import mxnet as mx
 import numpy as np
@@ -80,6 +82,13 @@ def run(operator, inputs, output_gradient, **attributes):
     return output.asnumpy(), [array.grad.asnumpy() for array in floats]
 
 
+def assert_fails(message, *call, **attributes):
+    with pytest.raises(mx.MXNetError, match=message):
+        run(*call, **attributes)
+    with suppress(mx.MXNetError):  # backward's failure, which no later test should meet
+        mx.nd.waitall()
+
+
 def assert_close(actual, expected, tolerance):
     """Compare to within ``tolerance`` of the largest value there is."""
     assert actual.shape == expected.shape
@@ -142,6 +151,13 @@ def test_gelu_of_extreme_values(value):
     np.testing.assert_allclose(out, [[value * ndtr(value)]], atol=1e-6, rtol=1e-6)
     slope = ndtr(value) + value * np.exp(-(value**2) / 2) / np.sqrt(2 * np.pi)
     np.testing.assert_allclose(dx, [[slope]], atol=1e-6)
+
+
+def test_gelu_keeps_its_relative_accuracy_where_it_is_tiny():
+    z = np.linspace(-10, 10, 4001).astype(np.float32).astype(np.float64)[:, None]
+    out, _ = run("bert_bias_gelu", (z, np.zeros(1)), np.ones_like(z))
+    np.testing.assert_allclose(out, z * ndtr(z), rtol=1e-5, atol=0)
+    np.testing.assert_allclose(out[abs(z) < 3], (z * ndtr(z))[abs(z) < 3], rtol=2e-6, atol=0)
 
 
 def attention(q, k, v, heads, factors, dout):
@@ -228,6 +244,43 @@ def test_embedding(units, lengths, rate):
     inputs = *tables, gamma, beta, ids, types, offsets, np.array([9, round(rate * 2**24)])
     actual = run("bert_embedding", inputs, dy, site=0, eps=EPS)
     check(actual, (out * factors, [*gradients, dgamma, dbeta]))
+
+
+@pytest.mark.parametrize(
+    "ids, types, offsets",
+    [
+        ([20, 0], [0, 0], [0, 2]),
+        ([-1, 0], [0, 0], [0, 2]),
+        ([0, 0], [0, 2], [0, 2]),
+        ([0, 0], [0, 0], [0, 3]),
+        ([0] * 9, [0] * 9, [0, 9]),
+    ],
+)
+def test_an_index_outside_its_table_is_an_error_and_no_access_to_memory(ids, types, offsets):
+    tables = np.ones((20, 8)), np.ones((2, 8)), np.ones((8, 8))
+    inputs = *tables, np.ones(8), np.ones(8), *map(np.array, (ids, types, offsets, [0, 0]))
+    gradient = np.ones((len(ids), 8))
+    assert_fails("bert_embedding", "bert_embedding", inputs, gradient, site=0, eps=EPS)
+
+
+@pytest.mark.parametrize("offsets", [[0, 2, 2], [0, 3, 2], [0, 1, 3], [1, 1, 2]])
+def test_offsets_that_do_not_rise_to_the_number_of_tokens_are_an_error(offsets):
+    inputs = np.ones((2, 24)), np.ones(24), np.array(offsets), np.array([0, 0])
+    assert_fails("offsets", "bert_attention", inputs, np.ones((2, 8)), heads=2, site=0)
+
+
+def test_nan_comes_out_where_nan_goes_in():
+    qkv = np.random.default_rng(0).normal(size=(40, 96))
+    qkv[3, 5] = np.nan  # a query's
+    inputs = qkv, np.zeros(96), np.array([0, 40]), np.array([0, 0])
+    out, _ = run("bert_attention", inputs, np.ones((40, 32)), heads=2, site=0)
+    assert np.isnan(out[3, :16]).all() and np.isfinite(np.delete(out, 3, 0)).all()
+    out, _ = run("bert_bias_gelu", (qkv, np.zeros(96)), np.ones((40, 96)))
+    assert np.argwhere(np.isnan(out)).tolist() == [[3, 5]]
+
+
+def test_loading_leaves_numpys_subnormal_numbers_alone():
+    assert (np.full(4, 1e-40, np.float32) * np.float32(1)).all()
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
@@ -377,6 +430,38 @@ def test_adam_changes_nothing_where_the_norm_is_not_finite(bad):
         np.testing.assert_array_equal(array.asnumpy(), old)
 
 
+def test_adams_moments_become_zero_before_they_are_subnormal():
+    weight, gradient, m, v = (mx.nd.full((1000,), x) for x in (1.0, 0.0, 1.2e-38, 1.175e-38))
+    hyper = mx.nd.array([1e-3, 1.0, 1e-6, 1.0, 1.0])
+    mx.nd.bert_adam(
+        hyper, mx.nd.zeros(1), weight, gradient, m, v, parameters=1, beta1=0.9, beta2=0.999
+    )
+    assert not m.asnumpy().any() and not v.asnumpy().any()
+    np.testing.assert_array_equal(weight.asnumpy(), 1)
+
+
+LIMITED_SCRIPT = """
+import sys
+sys.path[:0] = [{root!r}, {tests!r}]
+from bert import runtime
+runtime.prepare(2)
+import numpy as np
+import test_native
+test_native.native.load()
+test_native.test_add_norm(17, 384, 0.1)
+test_native.test_bias_gelu(200, 1536)
+test_native.test_attention(3, 32, [64, 1, 33], False, 0.1)
+test_native.test_embedding(384, [5, 1, 30], 0.1)
+"""
+
+
+@pytest.mark.parametrize("limit", ["OMP_THREAD_LIMIT=1", "OMP_DYNAMIC=true"])
+def test_gradients_are_whole_where_openmp_gives_fewer_threads_than_asked_for(limit):
+    name, value = limit.split("=")
+    script = LIMITED_SCRIPT.format(root=str(ROOT), tests=str(ROOT / "tests"))
+    subprocess.run([sys.executable, "-c", script], check=True, env={**os.environ, name: value})
+
+
 # ---- building ----
 
 LOAD = "from bert import runtime; runtime.prepare(1); from bert import native; print(native.load())"
@@ -393,24 +478,42 @@ def load_elsewhere(**environment):
     )
 
 
-def test_a_build_is_kept_and_a_damaged_one_is_made_again(tmp_path):
-    first = load_elsewhere(MXNET_HOME=str(tmp_path))
+def script(path: Path, *lines: str) -> str:
+    """Write a shell script that stands in for a compiler; it answers ``--version``."""
+    path.write_text("\n".join(["#!/bin/sh", '[ "$1" = --version ] && exit 0', *lines]) + "\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.fixture
+def compiler(tmp_path) -> str:
+    """A compiler that takes no time: it copies what was built for these tests."""
+    (built,) = (
+        library
+        for folder in native._cache_folders()
+        if (library := folder / f"bert-{native.load()}.so").exists()
+    )
+    return script(tmp_path / "c++", "for output; do :; done", f'cp "{built}" "$output"')
+
+
+def test_a_build_is_kept_and_a_damaged_one_is_made_again(compiler, tmp_path):
+    environment = {"CXX": compiler, "MXNET_HOME": str(tmp_path)}
+    first = load_elsewhere(**environment)
     assert first.returncode == 0 and "building" in first.stderr
-    second = load_elsewhere(MXNET_HOME=str(tmp_path))
+    second = load_elsewhere(**environment)
     assert second.stdout == first.stdout and "building" not in second.stderr
     (library,) = (tmp_path / "native").glob("*.so")
     library.write_bytes(library.read_bytes()[:-100])
-    third = load_elsewhere(MXNET_HOME=str(tmp_path))
+    third = load_elsewhere(**environment)
     assert third.returncode == 0 and "building" in third.stderr
 
 
-@pytest.mark.slow
-def test_two_processes_that_build_at_once_both_load(tmp_path):
+def test_two_processes_that_build_at_once_both_load(compiler, tmp_path):
     command = [sys.executable, "-c", LOAD]
-    environment = {**os.environ, "MXNET_HOME": str(tmp_path)}
+    environment = {**os.environ, "CXX": compiler, "MXNET_HOME": str(tmp_path / "home")}
     both = [subprocess.Popen(command, cwd=ROOT, env=environment) for _ in range(2)]
     assert [process.wait() for process in both] == [0, 0]
-    assert sorted(p.suffix for p in (tmp_path / "native").iterdir()) == [".sha256", ".so"]
+    assert sorted(p.suffix for p in (tmp_path / "home/native").iterdir()) == [".sha256", ".so"]
 
 
 def finetune(tiny_bert, glue_dir, out, **environment):
@@ -441,22 +544,57 @@ def test_without_a_working_compiler_training_works_and_says_so(
 
 
 def test_a_compiler_that_fails_is_reported_with_its_first_complaint(tmp_path):
-    compiler = tmp_path / "c++"
-    compiler.write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\necho no space >&2\nexit 1\n')
-    compiler.chmod(0o755)
-    run = load_elsewhere(CXX=str(compiler), MXNET_HOME=str(tmp_path))
+    failing = script(tmp_path / "c++", "echo no space >&2", "exit 1")
+    run = load_elsewhere(CXX=failing, MXNET_HOME=str(tmp_path))
     assert "the C++ compiler failed: no space" in run.stderr
 
 
-@pytest.mark.slow
-def test_a_cache_that_cannot_be_written_is_replaced_by_a_temporary_folder(tmp_path):
+def test_a_compiler_that_hangs_is_stopped_with_all_it_has_started(tmp_path, monkeypatch):
+    hanging = script(tmp_path / "c++", f'sh -c "sleep 30; touch {tmp_path}/survived"; true')
+    monkeypatch.setattr(native, "_BUILD_SECONDS", 1)
+    with pytest.raises(native.NativeUnavailable, match="took over 1 s"):
+        native._find_or_build(tmp_path / "cache", "key", [hanging])
+    ends = time.monotonic() + 5
+    while (
+        str(tmp_path)
+        in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    ):
+        assert time.monotonic() < ends, "the compiler's children still run"
+        time.sleep(0.1)
+
+
+def test_a_cache_that_cannot_be_used_is_replaced_by_a_temporary_folder(compiler, tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "tmp").mkdir()
-    environment = {"MXNET_HOME": str(tmp_path / "file"), "TMPDIR": str(tmp_path / "tmp")}
+    environment = {
+        "CXX": compiler,
+        "MXNET_HOME": str(tmp_path / "file"),
+        "TMPDIR": str(tmp_path / "tmp"),
+    }
     run = load_elsewhere(**environment)
     assert run.returncode == 0, run.stderr
-    assert list((tmp_path / "tmp").glob("mxnet-native-*/*.so"))
-    shutil.rmtree(tmp_path / "tmp")
-    (tmp_path / "tmp").write_text("")
-    run = load_elsewhere(**environment, CXX="c++")
-    assert "NativeUnavailable" in run.stderr or run.returncode == 0
+    (folder,) = (tmp_path / "tmp").glob("mxnet-native-*")
+    assert list(folder.glob("*.so")) and folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_library_that_somebody_else_could_have_written_is_not_loaded(tmp_path):
+    (tmp_path / "native").mkdir()
+    (tmp_path / "native").chmod(0o777)
+    with pytest.raises(PermissionError, match="somebody else"):
+        native._find_or_build(tmp_path / "native", "key", ["false"])
+
+
+def test_a_library_that_mxnet_does_not_take_is_reported(tmp_path):
+    broken = script(tmp_path / "c++", "for output; do :; done", 'echo no library > "$output"')
+    environment = {"CXX": broken, "MXNET_HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    run = load_elsewhere(**environment)
+    assert "NativeUnavailable: MXNet does not load the fused operators" in run.stderr
+
+
+def test_a_user_without_a_home_builds_in_the_temporary_folder(monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("MXNET_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert [folder.name for folder in native._cache_folders()] == [f"mxnet-native-{os.getuid()}"]

@@ -1,17 +1,40 @@
 """Fused CPU operators: built for this machine at first use, then loaded into MXNet.
 
 The sources beside this file are compiled against the header and the source that MXNet's wheel
-carries for that purpose, into a cache whose key is everything the result depends on. Each operator
-is described at the head of its source:
+carries for that purpose, into a cache whose key is everything the result depends on. :func:`load`
+makes them operators like MXNet's own: ``mx.nd.bert_attention(...)``, ``F.bert_attention(...)``.
 
-==================== ======================================================
-``bert_embedding``      three embeddings, LayerNorm, dropout
-``bert_attention``      scores, softmax, dropout, context on packed rows
-``bert_cls_attention``  the same for the first token of each pair only
-``bert_add_norm``       bias, dropout, residual, LayerNorm
-``bert_bias_gelu``      bias, GELU
-``bert_adam``           global norm, clipping, BERTAdam on all parameters
-==================== ======================================================
+T tokens of B pairs stand one after the other without padding. In every operator
+
+- **offsets** ``[B + 1]`` int32: pair b has the rows ``offsets[b]`` to ``offsets[b + 1]``
+- **dropout** ``[2]`` int32: a seed, new at every step, and the rate times 2^24. MXNet does not tell
+  an extension whether it is training, so at inference the rate must be given as 0
+- **site**: int attribute, another one for every place in the network where dropout is applied
+- **eps**: float attribute of LayerNorm
+
+and all other arrays are float32. All but ``bert_adam`` have gradients for their float32 inputs.
+They are always written, never added to (MXNet hides ``grad_req='add'`` from an extension).
+
+``bert_embedding(word, token_type, position, gamma, beta, input_ids, token_types, offsets, dropout,
+site, eps)``
+    dropout(LayerNorm(sum of the three embeddings)) ``[T, units]``. The tables are ``[vocabulary,
+    units]``, ``[types, units]`` and ``[positions, units]``, **input_ids** and **token_types**
+    ``[T]`` int32.
+``bert_attention(qkv, bias, offsets, dropout, heads, site)``
+    dropout(softmax(q kᵀ / √d)) v ``[T, units]``, every token attending to its pair. **qkv**
+    ``[T, 3 units]`` lacks its bias ``[3 units]``.
+``bert_cls_attention(q, kv, bias, offsets, dropout, heads, site)``
+    The same for the first token of each pair only, ``[B, units]``. **q** ``[B, units]``, **kv**
+    ``[T, 2 units]``, **bias** ``[3 units]``.
+``bert_add_norm(x, bias, residual, gamma, beta, dropout, site, eps)``
+    LayerNorm(residual + dropout(x + bias)) ``[rows, units]``.
+``bert_bias_gelu(x, bias)``
+    gelu(x + bias) ``[rows, units]``, with the exact normal cdf.
+``bert_adam(hyper, decay, weight, gradient, m, v, weight, ..., parameters, beta1, beta2)``
+    Updates weight, m and v of all parameters in place, and returns the gradients' global norm
+    ``[1]`` before clipping; where it is not finite, nothing changes. **hyper** ``[5]`` is learning
+    rate, factor of m (1, or the bias correction), epsilon, factor of the gradients (1 / examples)
+    and largest norm; **decay** ``[parameters]`` their weight decay.
 """
 
 from __future__ import annotations
@@ -21,13 +44,25 @@ import hashlib
 import os
 import platform
 import shutil
+import signal
+import stat
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 _SOURCES = Path(__file__).parent
 _BUILD_SECONDS = 300  # a compiler that takes longer hangs
+# -ffast-math without two of its parts: linking with it would make NumPy's subnormals 0 in the whole
+# process, and -ffinite-math-only would make some nan look like numbers.
+_ARITHMETIC = (
+    "-fassociative-math",
+    "-freciprocal-math",
+    "-fno-signed-zeros",
+    "-fno-trapping-math",
+    "-fno-math-errno",
+)
 _loaded: str | None = None
 
 
@@ -53,11 +88,18 @@ def load() -> str:
         import mxnet
 
         key, command = _plan(mxnet)
-        try:
-            mxnet.library.load(str(_find_or_build(key, command)), verbose=False)
-        except mxnet.MXNetError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise NativeUnavailable(f"MXNet does not load the fused operators: {reason}") from None
+        failure = None
+        for folder in _cache_folders():
+            try:
+                mxnet.library.load(str(_find_or_build(folder, key, command)), verbose=False)
+                break
+            except OSError as error:
+                failure = f"there is no folder to build the fused operators in ({error})"
+            except mxnet.MXNetError as error:  # such as a folder that is mounted noexec
+                reason = str(error).strip().splitlines()[-1]
+                failure = f"MXNet does not load the fused operators: {reason}"
+        else:
+            raise NativeUnavailable(failure)
         _loaded = key
     return _loaded
 
@@ -69,19 +111,17 @@ def _plan(mxnet) -> tuple[str, list[str]]:
         raise NativeUnavailable("there is no C++ compiler (install g++, or name one in CXX)")
     wheel = Path(mxnet.__file__).parent
     sources = [*sorted(_SOURCES.glob("*.cc")), wheel / "src" / "lib_api.cc"]
-    headers = [_SOURCES / "common.h", wheel / "include" / "mxnet" / "lib_api.h"]
+    headers = [*sorted(_SOURCES.glob("*.h")), wheel / "include" / "mxnet" / "lib_api.h"]
     command = [
         *compiler.split(),
-        *("-std=c++17", "-O3", "-march=native", "-ffast-math", "-fopenmp", "-fPIC", "-shared"),
+        *("-std=c++17", "-O3", "-march=native", *_ARITHMETIC, "-fopenmp", "-fPIC", "-shared"),
         # GCC halves AVX-512's vectors unless told otherwise.
         *(["-mprefer-vector-width=512"] if platform.machine() == "x86_64" else []),
         f"-I{wheel / 'include'}",
         *map(str, sources),
     ]
     try:
-        version = subprocess.run(
-            [*compiler.split(), "--version"], capture_output=True, text=True, timeout=30, check=True
-        ).stdout
+        version = _run([*compiler.split(), "--version"], 30)
         content = [path.read_bytes() for path in (*sources, *headers)]
     except (OSError, subprocess.SubprocessError) as error:
         raise NativeUnavailable(f"the C++ compiler {compiler} does not work ({error})") from None
@@ -99,52 +139,43 @@ def _cpu() -> str:
         lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
     except OSError:
         return platform.processor()
-    return "\n".join(x for x in lines if x.split("\t")[0] in ("model name", "flags", "Features"))
+    wanted = "model name", "flags", "Features", "CPU implementer", "CPU part"  # x86, then Arm
+    return "\n".join(line for line in lines if line.split("\t")[0] in wanted)
 
 
-def _find_or_build(key: str, command: list[str]) -> Path:
-    failure = None
-    for folder in _cache_folders():
-        library = folder / f"bert-{key}.so"
-        if _is_whole(library):
-            return library
-        try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if folder.stat().st_uid != os.getuid():
-                raise PermissionError(f"{folder} belongs to somebody else")
-            with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                return _build(command, Path(scratch), library)
-        except OSError as error:
-            failure = error
-    raise NativeUnavailable(f"there is no folder to build the fused operators in ({failure})")
+def _cache_folders() -> Iterator[Path]:
+    """MXNet's own folder, and for machines where it cannot be used a temporary one."""
+    with contextlib.suppress(RuntimeError):  # a user without a home, as in some containers
+        yield Path(os.environ.get("MXNET_HOME") or Path.home() / ".mxnet") / "native"
+    yield Path(tempfile.gettempdir()) / f"mxnet-native-{os.getuid()}"
 
 
-def _cache_folders() -> list[Path]:
-    """MXNet's own folder, and for machines where it cannot be written a temporary one."""
-    home = os.environ.get("MXNET_HOME") or Path.home() / ".mxnet"
-    return [Path(home) / "native", Path(tempfile.gettempdir()) / f"mxnet-native-{os.getuid()}"]
+def _find_or_build(folder: Path, key: str, command: list[str]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # Whoever can write there decides what is loaded, so it must be nobody else.
+    status = folder.stat()
+    if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError(f"{folder} can be written by somebody else")
+    library = folder / f"bert-{key}.so"
+    if not _is_whole(library):
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            _build(command, Path(scratch), library)
+    return library
 
 
 def _is_whole(library: Path) -> bool:
     """Tell whether a cached library is there and as it was built: loading another could crash."""
     with contextlib.suppress(OSError):
-        if library.stat().st_uid == os.getuid():
-            checksum = library.with_suffix(".sha256").read_text()
-            return hashlib.sha256(library.read_bytes()).hexdigest() == checksum
+        checksum = library.with_suffix(".sha256").read_text()
+        return hashlib.sha256(library.read_bytes()).hexdigest() == checksum
     return False
 
 
-def _build(command: list[str], scratch: Path, library: Path) -> Path:
+def _build(command: list[str], scratch: Path, library: Path) -> None:
     print("building the fused operators, once for this machine (about 15 s)", file=sys.stderr)
     built = scratch / library.name
     try:
-        subprocess.run(
-            [*command, "-o", str(built)],
-            capture_output=True,
-            text=True,
-            timeout=_BUILD_SECONDS,
-            check=True,
-        )
+        _run([*command, "-o", str(built)], _BUILD_SECONDS)
     except subprocess.TimeoutExpired:
         raise NativeUnavailable(f"the C++ compiler took over {_BUILD_SECONDS} s") from None
     except subprocess.CalledProcessError as error:
@@ -156,4 +187,27 @@ def _build(command: list[str], scratch: Path, library: Path) -> Path:
     # or a pair that does not match, which is built again.
     built.replace(library)
     checksum.replace(library.with_suffix(".sha256"))
-    return library
+
+
+def _run(command: list[str], seconds: float) -> str:
+    """Return what a command writes; it and its children end with this call, however it ends.
+
+    A compiler starts others, which ``subprocess.run`` would leave running at its timeout.
+    """
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    ) as process:
+        try:
+            output, complaints = process.communicate(timeout=seconds)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command, output, complaints)
+    return output

@@ -9,264 +9,312 @@
 //   Output [pairs, units].
 // Attributes: heads, site (which dropout of the network).
 //
-// A thread takes one head of one pair at a time, whose matrices fit its cache. Backward computes
-// the probabilities again: that is cheaper than writing and reading them.
-#include "common.h"
+// A thread takes one head of one pair at a time, and of that a block of queries, whose matrices fit
+// its cache. Backward computes the probabilities again: cheaper than writing and reading them.
+#include "tiles.h"
 
 namespace bert {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int kWidth = 16;
-#elif defined(__AVX__)
-constexpr int kWidth = 8;
-#else
-constexpr int kWidth = 4;
-#endif
-typedef float Vec __attribute__((vector_size(kWidth * sizeof(float)), aligned(sizeof(float))));
+constexpr int kQueries = 60;  // the most that a block has; a multiple of kTileRows
 
-int padded(int size) { return (size + kWidth - 1) / kWidth * kWidth; }
+struct Batch {
+  const float *q, *k, *v;  // row 0 of head 0
+  const float* bias;       // [3 units]
+  const int32_t* offsets;
+  int64_t q_stride, kv_stride, pairs, tokens;
+  int units, heads;
+  bool cls;
+  Dropout dropout;
 
-// C[MR, NV vectors] = A[MR, K] B[K, NV vectors], the sums held in registers. Element (i, k) of A
-// is a[i * row_stride + k * column_stride], so that a transposed A needs no copy.
-template <int MR, int NV>
-void tile(int K, const float* a, int row_stride, int column_stride, const float* b, int ldb,
-          float* c, int ldc) {
-  Vec sum[MR][NV] = {};
-  for (int k = 0; k < K; ++k) {
-    Vec row[NV];
-    for (int j = 0; j < NV; ++j)
-      row[j] = *reinterpret_cast<const Vec*>(b + k * ldb + j * kWidth);
-    for (int i = 0; i < MR; ++i) {
-      const float x = a[i * row_stride + k * column_stride];
-      for (int j = 0; j < NV; ++j) sum[i][j] += x * row[j];
-    }
+  int depth() const { return units / heads; }
+  int length(int64_t pair) const { return offsets[pair + 1] - offsets[pair]; }
+  int64_t first_query(int64_t pair) const { return cls ? pair : offsets[pair]; }
+  int queries(int64_t pair) const { return cls ? 1 : length(pair); }
+
+  // Wrong offsets would read, and in backward write, somebody else's memory. MXNet runs backward
+  // even where forward has failed, so both ask.
+  bool valid() const {
+    bool rise = offsets[0] == 0 && offsets[pairs] == tokens;
+    for (int64_t pair = 0; pair < pairs; ++pair) rise &= length(pair) > 0;
+    if (!rise) MX_ERROR_MSG << "bert_attention: offsets do not rise from 0 to the number of tokens";
+    return rise;
   }
-  for (int i = 0; i < MR; ++i)
-    for (int j = 0; j < NV; ++j) *reinterpret_cast<Vec*>(c + i * ldc + j * kWidth) = sum[i][j];
-}
 
-template <int NV>
-void rows_of_tiles(int M, int K, const float* a, int row_stride, int column_stride, const float* b,
-                   int ldb, float* c, int ldc) {
-  int i = 0;
-  for (; i + 6 <= M; i += 6)
-    tile<6, NV>(K, a + i * row_stride, row_stride, column_stride, b, ldb, c + i * ldc, ldc);
-  for (; i + 2 <= M; i += 2)
-    tile<2, NV>(K, a + i * row_stride, row_stride, column_stride, b, ldb, c + i * ldc, ldc);
-  for (; i < M; ++i)
-    tile<1, NV>(K, a + i * row_stride, row_stride, column_stride, b, ldb, c + i * ldc, ldc);
-}
-
-// C[M, N] = A[M, K] B[K, N]; N, ldb and ldc are multiples of kWidth.
-void multiply(int M, int N, int K, const float* a, int row_stride, int column_stride,
-              const float* b, int ldb, float* c, int ldc) {
-  constexpr int kColumns = kWidth == 16 ? 4 : 2;  // vectors a tile is wide: what registers hold
-  int j = 0;
-  for (; j + kColumns * kWidth <= N; j += kColumns * kWidth)
-    rows_of_tiles<kColumns>(M, K, a, row_stride, column_stride, b + j, ldb, c + j, ldc);
-  for (; j + 2 * kWidth <= N; j += 2 * kWidth)
-    rows_of_tiles<2>(M, K, a, row_stride, column_stride, b + j, ldb, c + j, ldc);
-  for (; j < N; j += kWidth)
-    rows_of_tiles<1>(M, K, a, row_stride, column_stride, b + j, ldb, c + j, ldc);
-}
-
-// Where queries, keys and values stand: pointers to row 0, and the rows' distance.
-struct Source {
-  const float *q, *k, *v;
-  const float* bias;
-  int64_t q_stride, kv_stride;
+  // Where in the list of all heads of all pairs each thread's share begins: shares of equal cost.
+  std::vector<int64_t> shares(int threads) const {
+    std::vector<double> cost(pairs + 1);
+    for (int64_t pair = 0; pair < pairs; ++pair)
+      cost[pair + 1] = cost[pair] + length(pair) * (queries(pair) + 10.0);
+    std::vector<int64_t> begin(threads + 1, pairs * heads);
+    int64_t pair = 0;
+    for (int thread = 0; thread < threads; ++thread) {
+      const double wanted = cost[pairs] * thread / threads;
+      while (pair + 1 < pairs && cost[pair + 1] <= wanted) ++pair;
+      const double of_pair = std::max(cost[pair + 1] - cost[pair], 1.0);
+      begin[thread] = pair * heads + std::min<int64_t>(heads, heads * (wanted - cost[pair]) / of_pair);
+    }
+    return begin;
+  }
 };
 
-// One head of one pair, in a thread's own memory: Lq queries, L keys and values of D numbers, and
-// their matrices with rows padded by zeros to whole vectors (Dp, Lp).
+// One head of one pair, in a thread's own memory: L keys and values of D numbers, and a block of Lq
+// queries, their rows padded to whole vectors (Dp, Lp).
 struct Head {
   int Lq, L, D, Lp, Dp;
-  std::vector<float> q, k, k_t, v, v_t, p, pd, dp, dout, dq, dk, dv;
+  std::vector<float> q, k, k_t, v, v_t, p, pd, dp, dout, dq, dk, dv, per_row, zeros;
 
-  void size(int queries, int tokens, int depth) {
-    Lq = queries, L = tokens, D = depth;
-    Lp = padded(L), Dp = padded(D);
+  explicit Head(int depth) : D(depth), Dp(padded(depth)), zeros(depth) {}
+
+  // to = (from + bias) scale, [count, D]
+  void copy(const float* from, int64_t stride, const float* bias, int count, float scale,
+            std::vector<float>* to) const {
+    to->resize(count * Dp);
+    float* row = to->data();
+    for (int i = 0; i < count; ++i, row += Dp, from += stride) {
+      int d = 0;
+      for (; d + kWidth <= D; d += kWidth) {
+        __builtin_prefetch(from + D + d);
+        bert::store((bert::load(from + d) + bert::load(bias + d)) * scale, row + d);
+      }
+      for (; d < D; ++d) row[d] = (from[d] + bias[d]) * scale;
+    }
   }
 
-  // Copies rows [count, D] plus bias, times scale, padded; the tail stays zero.
-  void load(std::vector<float>* to, const float* from, int64_t stride, const float* bias,
-            int count, float scale) const {
-    to->assign(count * Dp, 0.0f);
-    for (int i = 0; i < count; ++i)
-      for (int d = 0; d < D; ++d)
-        (*to)[i * Dp + d] = (from[i * stride + d] + (bias ? bias[d] : 0.0f)) * scale;
-  }
-
+  // The columns behind L are zeros: products with them are computed, and must be finite.
   void transpose(const std::vector<float>& from, std::vector<float>* to) const {
-    to->assign(Dp * Lp, 0.0f);
-    for (int i = 0; i < L; ++i)
-      for (int d = 0; d < D; ++d) (*to)[d * Lp + i] = from[i * Dp + d];
+    to->resize(D * Lp);
+    for (int d = 0; d < D; ++d) {
+      float* row = to->data() + d * Lp;
+      for (int i = 0; i < L; ++i) row[i] = from[i * Dp + d];
+      std::fill(row + L, row + Lp, 0.0f);
+    }
   }
 
-  void load(const Source& s, int64_t q_row, int64_t row, int head) {
-    const int64_t column = static_cast<int64_t>(head) * D;
-    const int units = s.v - s.k;
-    const float* bias = s.bias + column;
-    load(&q, s.q + q_row * s.q_stride + column, s.q_stride, bias, Lq, 1.0f / std::sqrt(1.0f * D));
-    load(&k, s.k + row * s.kv_stride + column, s.kv_stride, bias + units, L, 1.0f);
-    load(&v, s.v + row * s.kv_stride + column, s.kv_stride, bias + 2 * units, L, 1.0f);
+  void load_keys(const Batch& batch, int64_t pair, int head) {
+    L = batch.length(pair), Lp = padded(L);
+    const int64_t row = batch.offsets[pair] * batch.kv_stride + head * D;
+    const float* bias = batch.bias + head * D;
+    copy(batch.k + row, batch.kv_stride, bias + batch.units, L, 1.0f, &k);
+    copy(batch.v + row, batch.kv_stride, bias + 2 * batch.units, L, 1.0f, &v);
     transpose(k, &k_t);
   }
 
-  // p = softmax(q k^T / sqrt(D)), 0 behind column L; pd = dropout(p).
-  void probabilities(const Dropout& dropout, uint32_t key) {
-    p.resize(Lq * Lp);
+  void load_queries(const Batch& batch, int64_t row, int count, int head) {
+    Lq = count;
+    copy(batch.q + row * batch.q_stride + head * D, batch.q_stride, batch.bias + head * D, Lq,
+         1.0f / std::sqrt(1.0f * D), &q);
+  }
+
+  // pd = dropout(p), p = softmax(q k^T / sqrt(D)), which is kept if asked for. Row after row would
+  // wait for each row's largest element and sum; loop after loop, the rows overlap.
+  void probabilities(const Dropout& dropout, int64_t task, int first_query, bool keep) {
     pd.resize(Lq * Lp);
-    multiply(Lq, Lp, D, q.data(), Dp, 1, k_t.data(), Lp, p.data(), Lp);
-    for (int i = 0; i < Lq; ++i) {
-      float *row = &p[i * Lp], *dropped = &pd[i * Lp];
-      float largest = row[0], total = 0;
+    per_row.resize(Lq);
+    multiply(Lq, Lp, D, {q.data(), Dp, 1}, k_t.data(), Lp, pd.data(), Lp);
+    // Whole vectors, which the compiler sees: no loop below has a remainder.
+    const int rows = Lq, tail = L, columns = Lp / kWidth * kWidth;
+    float *const dropped = pd.data(), *const scale = per_row.data();
+    for (int i = 0; i < rows; ++i) {
+      float* row = dropped + i * columns;
+      float largest = -1e30f;
 #pragma omp simd reduction(max : largest)
-      for (int j = 0; j < L; ++j) largest = std::max(largest, row[j]);
-#pragma omp simd reduction(+ : total)
-      for (int j = 0; j < L; ++j) {
-        row[j] = exponential(row[j] - largest);
-        total += row[j];
+      for (int j = 0; j < columns; ++j) {
+        const float score = j < tail ? row[j] : -1e30f;
+        row[j] = score;
+        largest = score > largest ? score : largest;
       }
-      const float inverse = 1.0f / total;
+      scale[i] = largest;
+    }
+    for (int i = 0; i < rows; ++i) {
+      float* row = dropped + i * columns;
+      const float largest = scale[i];
+      float total = 0;
+#pragma omp simd reduction(+ : total)
+      for (int j = 0; j < columns; ++j) {
+        const float e = exponential(row[j] - largest);
+        row[j] = e;
+        total += e;
+      }
+      scale[i] = 1.0f / total;
+    }
+    if (keep) {
+      p.resize(Lq * Lp);
+      for (int i = 0; i < rows; ++i) {
+        const float* row = dropped + i * columns;
+        float* kept = &p[i * columns];
 #pragma omp simd
-      for (int j = 0; j < L; ++j) row[j] *= inverse;
-      std::fill(row + L, row + Lp, 0.0f);
-      std::copy(row, row + Lp, dropped);
-      if (dropout.active()) {
+        for (int j = 0; j < columns; ++j) kept[j] = row[j] * scale[i];
+      }
+    }
+    dropout.with_mask(task, [=](auto mask) {
+      for (int i = 0; i < rows; ++i) {
+        float* row = dropped + i * columns;
+        const uint32_t index = static_cast<uint32_t>(first_query + i) << 16;
+        const float factor = scale[i];
 #pragma omp simd
-        for (int j = 0; j < L; ++j) dropped[j] *= dropout.factor(key, (i << 16) + j);
+        for (int j = 0; j < columns; ++j) row[j] *= factor * mask(index + j);
+      }
+    });
+  }
+
+  // dp, given as do v^T without dropout, becomes ds. With f 0 or 1 / (1 - rate), p dp is
+  // pd (do v^T), and needs no second look at the mask.
+  void softmax_backward() {
+    const int rows = Lq, columns = Lp / kWidth * kWidth;
+    float *const ds = dp.data(), *const totals = per_row.data();
+    const float *const dropped = pd.data(), *const kept = p.data();
+    for (int i = 0; i < rows; ++i) {
+      float total = 0;
+#pragma omp simd reduction(+ : total)
+      for (int j = 0; j < columns; ++j)
+        total += ds[i * columns + j] * dropped[i * columns + j];
+      totals[i] = total;
+    }
+    for (int i = 0; i < rows; ++i) {
+      const float total = totals[i];
+#pragma omp simd
+      for (int j = i * columns; j < (i + 1) * columns; ++j)
+        ds[j] = ds[j] * dropped[j] - kept[j] * total;
+    }
+  }
+
+  // to = from scale, [count, D], added up in `sum` [D].
+  void store(const std::vector<float>& from, int count, float scale, float* to, int64_t stride,
+             float* sum) const {
+    const float* row = from.data();
+    for (int i = 0; i < count; ++i, row += Dp, to += stride) {
+      int d = 0;
+      for (; d + kWidth <= D; d += kWidth) {
+        const Vec value = bert::load(row + d) * scale;
+        __builtin_prefetch(to + D + d, 1);
+        bert::store(value, to + d);
+        bert::store(bert::load(sum + d) + value, sum + d);
+      }
+      for (; d < D; ++d) {
+        to[d] = row[d] * scale;
+        sum[d] += to[d];
       }
     }
   }
 };
 
-void attend(const Source& source, const int32_t* offsets, int64_t pairs, int heads, int units,
-            bool cls, const Dropout& dropout, float* out) {
-  const int D = units / heads;
-#pragma omp parallel
-  {
-    Head h;
-    std::vector<float> context;
-#pragma omp for schedule(static)
-    for (int64_t task = 0; task < pairs * heads; ++task) {
-      const int64_t pair = task / heads;
-      const int head = task % heads, L = offsets[pair + 1] - offsets[pair];
-      const int64_t q_row = cls ? pair : offsets[pair];
-      h.size(cls ? 1 : L, L, D);
-      h.load(source, q_row, offsets[pair], head);
-      h.probabilities(dropout, dropout.block_key(task));
-      context.resize(h.Lq * h.Dp);
-      multiply(h.Lq, h.Dp, L, h.pd.data(), h.Lp, 1, h.v.data(), h.Dp, context.data(), h.Dp);
-      for (int i = 0; i < h.Lq; ++i)
-        std::copy_n(&context[i * h.Dp], D, out + (q_row + i) * units + head * D);
-    }
-  }
+// Calls work(first query, how many) for each block of a pair's queries.
+template <typename Work>
+void for_blocks(int queries, const Work& work) {
+  const int blocks = (queries + kQueries - 1) / kQueries;
+  const int size = (queries + blocks - 1) / blocks;
+  for (int first = 0; first < queries; first += size)
+    work(first, std::min(size, queries - first));
 }
 
-// Writes rows [count, D] times scale to their place, and adds them up in `sum` [D].
-void store(const Head& h, const std::vector<float>& from, int count, float scale, float* to,
-           int64_t stride, float* sum) {
-  for (int i = 0; i < count; ++i)
-    for (int d = 0; d < h.D; ++d) {
-      const float value = from[i * h.Dp + d] * scale;
-      to[i * stride + d] = value;
-      sum[d] += value;
+void attend(const Batch& batch, float* out) {
+  const int D = batch.depth(), units = batch.units;
+#pragma omp parallel
+  {
+    Head h(D);
+    std::vector<float> context(kQueries * h.Dp);
+    const std::vector<int64_t> shares = batch.shares(omp_get_num_threads());
+    const int thread = omp_get_thread_num();
+    for (int64_t task = shares[thread]; task < shares[thread + 1]; ++task) {
+      const int64_t pair = task / batch.heads;
+      const int head = task % batch.heads;
+      h.load_keys(batch, pair, head);
+      for_blocks(batch.queries(pair), [&](int first, int count) {
+        const int64_t row = batch.first_query(pair) + first;
+        h.load_queries(batch, row, count, head);
+        h.probabilities(batch.dropout, task, first, false);
+        multiply(count, h.Dp, h.L, {h.pd.data(), h.Lp, 1}, h.v.data(), h.Dp, context.data(), h.Dp);
+        for (int i = 0; i < count; ++i)
+          std::copy_n(&context[i * h.Dp], D, out + (row + i) * units + head * D);
+      });
     }
+  }
 }
 
 // With p the probabilities, f the dropout's factors, o the output:
 //   dv = (p f)^T do,  dp = (do v^T) f,  ds = p (dp - rowsum(p dp)),  dq = ds k,  dk = ds^T q.
-void attend_backward(const Source& source, const int32_t* offsets, int64_t pairs, int heads,
-                     int units, bool cls, const Dropout& dropout, const float* dout, float* dq,
-                     float* dk, float* dv, float* dbias) {
-  const int D = units / heads, threads = omp_get_max_threads();
-  std::vector<float> partial(threads * 3 * units);
-#pragma omp parallel num_threads(threads)
+void attend_backward(const Batch& batch, const float* dout, float* dq, float* dk, float* dv,
+                     float* dbias) {
+  const int D = batch.depth(), units = batch.units;
+  const float scale = 1.0f / std::sqrt(1.0f * D);
+  ColumnSums bias(3 * units);
+#pragma omp parallel
   {
-    Head h;
-    float* my_bias = &partial[omp_get_thread_num() * 3 * units];
-#pragma omp for schedule(static)
-    for (int64_t task = 0; task < pairs * heads; ++task) {
-      const int64_t pair = task / heads, row = offsets[pair];
-      const int head = task % heads, L = offsets[pair + 1] - row;
-      const int64_t q_row = cls ? pair : row, column = static_cast<int64_t>(head) * D;
-      h.size(cls ? 1 : L, L, D);
-      h.load(source, q_row, row, head);
+    Head h(D);
+    const std::vector<int64_t> shares = batch.shares(omp_get_num_threads());
+    const int thread = omp_get_thread_num();
+    for (int64_t task = shares[thread]; task < shares[thread + 1]; ++task) {
+      const int64_t pair = task / batch.heads;
+      const int head = task % batch.heads;
+      float* sum = bias.mine() + head * D;
+      h.load_keys(batch, pair, head);
       h.transpose(h.v, &h.v_t);
-      h.load(&h.dout, dout + q_row * units + column, units, nullptr, h.Lq, 1.0f);
-      const uint32_t key = dropout.block_key(task);
-      h.probabilities(dropout, key);
-
-      h.dp.resize(h.Lq * h.Lp);
-      multiply(h.Lq, h.Lp, D, h.dout.data(), h.Dp, 1, h.v_t.data(), h.Lp, h.dp.data(), h.Lp);
-      h.dv.resize(L * h.Dp);
-      multiply(L, h.Dp, h.Lq, h.pd.data(), 1, h.Lp, h.dout.data(), h.Dp, h.dv.data(), h.Dp);
-      for (int i = 0; i < h.Lq; ++i) {
-        // p f is 0 or p / (1 - rate): p dp = pd (do v^T) needs no second look at the mask.
-        float *ds = &h.dp[i * h.Lp], *p = &h.p[i * h.Lp], *pd = &h.pd[i * h.Lp];
-        float total = 0;
-#pragma omp simd reduction(+ : total)
-        for (int j = 0; j < h.Lp; ++j) {
-          ds[j] *= pd[j];
-          total += ds[j];
-        }
-#pragma omp simd
-        for (int j = 0; j < h.Lp; ++j) ds[j] -= p[j] * total;
-      }
-      h.dq.resize(h.Lq * h.Dp);
-      multiply(h.Lq, h.Dp, L, h.dp.data(), h.Lp, 1, h.k.data(), h.Dp, h.dq.data(), h.Dp);
-      h.dk.resize(L * h.Dp);
-      multiply(L, h.Dp, h.Lq, h.dp.data(), 1, h.Lp, h.q.data(), h.Dp, h.dk.data(), h.Dp);
-
-      float* sum = my_bias + column;
-      store(h, h.dq, h.Lq, 1.0f / std::sqrt(1.0f * D), dq + q_row * source.q_stride + column,
-            source.q_stride, sum);
-      store(h, h.dk, L, 1.0f, dk + row * source.kv_stride + column, source.kv_stride, sum + units);
-      store(h, h.dv, L, 1.0f, dv + row * source.kv_stride + column, source.kv_stride,
-            sum + 2 * units);
+      h.dk.assign(h.L * h.Dp, 0.0f);
+      h.dv.assign(h.L * h.Dp, 0.0f);
+      for_blocks(batch.queries(pair), [&](int first, int count) {
+        const int64_t row = batch.first_query(pair) + first;
+        h.load_queries(batch, row, count, head);
+        h.copy(dout + row * units + head * D, units, h.zeros.data(), count, 1.0f, &h.dout);
+        h.probabilities(batch.dropout, task, first, true);
+        h.dp.resize(count * h.Lp);
+        multiply(count, h.Lp, D, {h.dout.data(), h.Dp, 1}, h.v_t.data(), h.Lp, h.dp.data(), h.Lp);
+        multiply<true>(h.L, h.Dp, count, {h.pd.data(), 1, h.Lp}, h.dout.data(), h.Dp, h.dv.data(),
+                       h.Dp);
+        h.softmax_backward();
+        h.dq.resize(count * h.Dp);
+        multiply(count, h.Dp, h.L, {h.dp.data(), h.Lp, 1}, h.k.data(), h.Dp, h.dq.data(), h.Dp);
+        multiply<true>(h.L, h.Dp, count, {h.dp.data(), 1, h.Lp}, h.q.data(), h.Dp, h.dk.data(),
+                       h.Dp);
+        h.store(h.dq, count, scale, dq + row * batch.q_stride + head * D, batch.q_stride, sum);
+      });
+      const int64_t row = batch.offsets[pair] * batch.kv_stride + head * D;
+      h.store(h.dk, h.L, 1.0f, dk + row, batch.kv_stride, sum + units);
+      h.store(h.dv, h.L, 1.0f, dv + row, batch.kv_stride, sum + 2 * units);
     }
   }
-  add_partial_sums(partial, threads, 3 * units, dbias);
+  bias.store(dbias);
 }
 
-// The two forms differ in where queries, keys and values come from.
-Source self_source(Tensors* inputs, int first) {
-  const float* qkv = data(inputs, first);
-  const int64_t units = (*inputs)[first].shape[1] / 3;
-  return {qkv, qkv + units, qkv + 2 * units, data(inputs, first + 1), 3 * units, 3 * units};
-}
-
-Source cls_source(Tensors* inputs, int first) {
-  const float *q = data(inputs, first), *kv = data(inputs, first + 1);
-  const int64_t units = (*inputs)[first].shape[1];
-  return {q, kv, kv + units, data(inputs, first + 2), units, 2 * units};
+// The two forms differ in where queries, keys and values come from; inputs from `first` on.
+template <bool cls>
+Batch batch_of(const Attributes& attributes, Tensors* inputs, int first) {
+  const int units = (*inputs)[first].shape[1] / (cls ? 1 : 3);
+  const float* q = data(inputs, first);
+  const float* k = cls ? data(inputs, first + 1) : q + units;
+  const int offsets = first + (cls ? 3 : 2);
+  return {q,
+          k,
+          k + units,
+          data(inputs, offsets - 1),
+          data<int32_t>(inputs, offsets),
+          cls ? units : 3 * units,
+          cls ? 2 * units : 3 * units,
+          (*inputs)[offsets].shape[0] - 1,
+          (*inputs)[first + (cls ? 1 : 0)].shape[0],
+          units,
+          integer(attributes, "heads"),
+          cls,
+          Dropout(data<int32_t>(inputs, offsets + 1), integer(attributes, "site"))};
 }
 
 template <bool cls>
 MXReturnValue forward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
                       const OpResource&) {
-  const Source source = cls ? cls_source(inputs, 0) : self_source(inputs, 0);
-  const int offsets = cls ? 3 : 2;
-  attend(source, data<int32_t>(inputs, offsets), (*inputs)[offsets].shape[0] - 1,
-         integer(attributes, "heads"), (*outputs)[0].shape[1], cls,
-         Dropout(data<int32_t>(inputs, offsets + 1), integer(attributes, "site")),
-         data(outputs, 0));
+  const Batch batch = batch_of<cls>(attributes, inputs, 0);
+  if (!batch.valid()) return mxnet::ext::MX_FAIL;
+  attend(batch, data(outputs, 0));
   return mxnet::ext::MX_SUCCESS;
 }
 
 template <bool cls>
 MXReturnValue backward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
                        const OpResource&) {
-  const Source source = cls ? cls_source(inputs, 1) : self_source(inputs, 1);
-  const int offsets = cls ? 4 : 3, units = (*inputs)[0].shape[1];
+  const Batch batch = batch_of<cls>(attributes, inputs, 1);
+  if (!batch.valid()) return mxnet::ext::MX_FAIL;
   float* dq = data(outputs, 0);
-  float* dk = cls ? data(outputs, 1) : dq + units;
-  attend_backward(source, data<int32_t>(inputs, offsets), (*inputs)[offsets].shape[0] - 1,
-                  integer(attributes, "heads"), units, cls,
-                  Dropout(data<int32_t>(inputs, offsets + 1), integer(attributes, "site")),
-                  data(inputs, 0), dq, dk, dk + units, data(outputs, cls ? 2 : 1));
+  float* dk = cls ? data(outputs, 1) : dq + batch.units;
+  attend_backward(batch, data(inputs, 0), dq, dk, dk + batch.units, data(outputs, cls ? 2 : 1));
   return mxnet::ext::MX_SUCCESS;
 }
 

@@ -19,17 +19,15 @@ struct Block {
   int64_t begin, end;
 };
 
-// Under -ffast-math the compiler takes std::isfinite to be always true.
-bool is_finite(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  return (bits & 0x7f800000u) != 0x7f800000u;
-}
+// The rows of words that a batch lacks get no gradient, and their m and v decay until they are
+// subnormal. There m would stay (0.9 times the smallest number rounds to itself) and slow down
+// every further update.
+inline float flushed(float x) { return std::fabs(x) < 1.17549435e-38f ? 0.0f : x; }
 
 MXReturnValue update(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
                      const OpResource&) {
   const int parameters = integer(attributes, "parameters");
-  const float beta1 = std::stof(attributes.at("beta1")), beta2 = std::stof(attributes.at("beta2"));
+  const float beta1 = number(attributes, "beta1"), beta2 = number(attributes, "beta2");
   const float* hyper = data(inputs, 0);
   const float lr = hyper[0], scale = hyper[1], epsilon = hyper[2], factor = hyper[3];
   const float* decay = data(inputs, 1);
@@ -53,7 +51,7 @@ MXReturnValue update(const Attributes& attributes, Tensors* inputs, Tensors* out
   for (double square : squares) total += square;
   const float norm = std::sqrt(total) * factor;
   data(outputs, 0)[0] = norm;
-  if (!is_finite(norm)) return mxnet::ext::MX_SUCCESS;
+  if (!std::isfinite(norm)) return mxnet::ext::MX_SUCCESS;
 
   const float rescale = factor / std::max(norm / hyper[4], 1.0f);
 #pragma omp parallel for schedule(static)
@@ -65,9 +63,11 @@ MXReturnValue update(const Attributes& attributes, Tensors* inputs, Tensors* out
 #pragma omp simd
     for (int64_t i = blocks[b].begin; i < blocks[b].end; ++i) {
       const float g = gradient[i] * rescale;
-      m[i] = beta1 * m[i] + (1.0f - beta1) * g;
-      v[i] = beta2 * v[i] + (1.0f - beta2) * g * g;
-      weight[i] -= lr * (scale * m[i] / (std::sqrt(v[i]) + epsilon) + wd * weight[i]);
+      const float mean = flushed(beta1 * m[i] + (1.0f - beta1) * g);
+      const float variance = flushed(beta2 * v[i] + (1.0f - beta2) * g * g);
+      m[i] = mean;
+      v[i] = variance;
+      weight[i] -= lr * (scale * mean / (std::sqrt(variance) + epsilon) + wd * weight[i]);
     }
   }
   return mxnet::ext::MX_SUCCESS;

@@ -7,6 +7,8 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <locale>
+#include <sstream>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -27,27 +29,50 @@ inline int integer(const Attributes& attributes, const char* name) {
   return std::stoi(attributes.at(name));
 }
 
-// The rows that thread `thread` of `threads` works on: contiguous, so that sums over rows, taken
-// per thread and then added in the threads' order, are the same in every run.
-struct Range {
-  int64_t begin, end;
-  Range(int64_t size, int thread, int threads)
-      : begin(size * thread / threads), end(size * (thread + 1) / threads) {}
-};
-
-// Adds the threads' partial column sums, [threads][columns], in the threads' order.
-inline void add_partial_sums(const std::vector<float>& partial, int threads, int64_t columns,
-                             float* sum) {
-  std::copy_n(partial.begin(), columns, sum);
-  for (int thread = 1; thread < threads; ++thread)
-    for (int64_t c = 0; c < columns; ++c) sum[c] += partial[thread * columns + c];
+// Not std::stof: where a process has set a locale with decimal commas, it reads 0.999 as 0.
+inline float number(const Attributes& attributes, const char* name) {
+  std::istringstream text(attributes.at(name));
+  text.imbue(std::locale::classic());
+  float value = 0;
+  text >> value;
+  return value;
 }
 
-// e^x to about 1e-7 relative: 2^n p(r) with |r| <= ln(2)/2 (Cody and Waite). Without branches, so
-// that a loop over it becomes vector code.
+// The rows that the calling thread of a parallel region works on: contiguous, so that sums over
+// rows, taken per thread and then added in the threads' order, are the same in every run. The
+// region may have fewer threads than omp_get_max_threads() (OMP_THREAD_LIMIT, OMP_DYNAMIC).
+struct Share {
+  int64_t begin, end;
+  explicit Share(int64_t size)
+      : begin(size * omp_get_thread_num() / omp_get_num_threads()),
+        end(size * (omp_get_thread_num() + 1) / omp_get_num_threads()) {}
+};
+
+// Sums over rows, [columns]: a row of zeros for each thread there can be, added up in order.
+class ColumnSums {
+ public:
+  explicit ColumnSums(int64_t columns)
+      : columns_(columns), stride_(columns + 16), sums_(omp_get_max_threads() * stride_) {}
+
+  float* mine() { return &sums_[omp_get_thread_num() * stride_]; }
+
+  void store(float* to) const {
+    std::copy_n(sums_.begin(), columns_, to);
+    for (size_t thread = stride_; thread < sums_.size(); thread += stride_)
+      for (int64_t c = 0; c < columns_; ++c) to[c] += sums_[thread + c];
+  }
+
+ private:
+  int64_t columns_;
+  size_t stride_;  // a cache line apart: threads that write to the same one wait for each other
+  std::vector<float> sums_;
+};
+
+// e^x for x <= 0, to about 1e-7 relative: 2^n p(r) with |r| <= ln(2)/2 (Cody and Waite). Without
+// branches, so that a loop over it becomes vector code.
 inline float exponential(float x) {
-  x = std::min(std::max(x, -87.0f), 88.0f);
-  const float n = __builtin_floorf(x * 1.44269504f + 0.5f);
+  x = x < -87.0f ? -87.0f : x;  // in this order, nan stays nan
+  const float n = __builtin_rintf(x * 1.44269504f);
   const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
   float p = 1.9875691500e-4f;
   p = p * r + 1.3981999507e-3f;
@@ -73,25 +98,50 @@ inline uint32_t mix(uint32_t x) {
 
 // Dropout by counter: whether an element is kept is a hash of the step's seed, the place in the
 // network and the element's index. Backward computes it again; nothing is stored, and the number
-// of threads does not matter. A rate of 0 (evaluation) keeps everything.
-struct Dropout {
-  uint32_t key;
-  uint32_t threshold;  // of 2^24: the share that is dropped
-  float scale;         // 1 / (1 - rate)
+// of threads does not matter. A rate of 0 (evaluation) keeps everything, and hashes nothing.
+class Dropout {
+ public:
+  // What element `index` of one block is multiplied by: 0 or 1 / (1 - rate). To be held by value:
+  // a loop that reads its members through a pointer does not become vector code.
+  class Mask {
+   public:
+    float operator()(uint32_t index) const {
+      return static_cast<int32_t>(mix(index * 0x9e3779b1u ^ key_) >> 8) < threshold_ ? 0.0f
+                                                                                     : scale_;
+    }
+
+   private:
+    friend class Dropout;
+    Mask(uint32_t key, int32_t threshold, float scale)
+        : key_(key), threshold_(threshold), scale_(scale) {}
+    uint32_t key_;
+    int32_t threshold_;  // of 2^24: the share that is dropped
+    float scale_;
+  };
+
+  struct NoMask {
+    float operator()(uint32_t) const { return 1.0f; }
+  };
 
   // `state` is the operators' input [2]: the seed, and the rate times 2^24.
   Dropout(const int32_t* state, int site)
-      : key(mix(mix(static_cast<uint32_t>(state[0])) ^ (0x9e3779b9u * (site + 1)))),
-        threshold(static_cast<uint32_t>(state[1])),
-        scale(1.0f / (1.0f - threshold / 16777216.0f)) {}
+      : key_(mix(mix(static_cast<uint32_t>(state[0])) ^ (0x9e3779b9u * (site + 1)))),
+        threshold_(state[1]),
+        scale_(1.0f / (1.0f - threshold_ / 16777216.0f)) {}
 
-  bool active() const { return threshold != 0; }
-
-  // 0 or 1 / (1 - rate) for element `index` of block `block`.
-  uint32_t block_key(uint32_t block) const { return mix(key + 0x9e3779b9u * block); }
-  float factor(uint32_t block_key, uint32_t index) const {
-    return (mix(index * 0x9e3779b1u ^ block_key) >> 8) < threshold ? 0.0f : scale;
+  // Calls `work` with the mask of a block, in one of the two types.
+  template <typename Work>
+  void with_mask(uint32_t block, const Work& work) const {
+    if (threshold_ == 0)
+      work(NoMask());
+    else
+      work(Mask(mix(key_ + 0x9e3779b9u * block), threshold_, scale_));
   }
+
+ private:
+  uint32_t key_;
+  int32_t threshold_;
+  float scale_;
 };
 
 // Every operator here has one output, and inputs of which all are float32 but those listed.

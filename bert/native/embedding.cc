@@ -3,7 +3,7 @@
 // Inputs: word [vocabulary, units], token_type [types, units], position [positions, units],
 // gamma [units], beta [units], input_ids [tokens] int32, token_types [tokens] int32,
 // offsets [pairs + 1] int32, dropout [2] int32. Attributes: site, eps.
-#include "common.h"
+#include "layer_norm.h"
 
 namespace bert {
 namespace {
@@ -11,7 +11,7 @@ namespace {
 struct Inputs {
   const float *word, *type, *position, *gamma, *beta;
   const int32_t *ids, *types, *offsets;
-  int64_t tokens, pairs;
+  int64_t words, kinds, places, tokens, pairs;
   int units;
   float eps;
   Dropout dropout;
@@ -25,82 +25,93 @@ struct Inputs {
         ids(data<int32_t>(in, first + 5)),
         types(data<int32_t>(in, first + 6)),
         offsets(data<int32_t>(in, first + 7)),
+        words((*in)[first].shape[0]),
+        kinds((*in)[first + 1].shape[0]),
+        places((*in)[first + 2].shape[0]),
         tokens((*in)[first + 5].shape[0]),
         pairs((*in)[first + 7].shape[0] - 1),
         units((*in)[first].shape[1]),
-        eps(std::stof(attributes.at("eps"))),
+        eps(number(attributes, "eps")),
         dropout(data<int32_t>(in, first + 8), integer(attributes, "site")) {}
 
-  std::vector<int> positions() const {
-    std::vector<int> result(tokens);
+  // A wrong index would read, and in backward write, somebody else's memory. MXNet runs backward
+  // even where forward has failed, so both ask.
+  bool valid() const {
+    const char* complaint = find_complaint();
+    if (complaint) MX_ERROR_MSG << "bert_embedding: " << complaint;
+    return !complaint;
+  }
+
+  const char* find_complaint() const {
+    if (offsets[0] != 0 || offsets[pairs] != tokens)
+      return "offsets do not begin with 0 and end with the number of tokens";
+    for (int64_t pair = 0; pair < pairs; ++pair)
+      if (offsets[pair + 1] < offsets[pair] || offsets[pair + 1] - offsets[pair] > places)
+        return "a pair has more tokens than there are positions";
+    for (int64_t row = 0; row < tokens; ++row)
+      if (ids[row] < 0 || ids[row] >= words || types[row] < 0 || types[row] >= kinds)
+        return "a token id or type is not in its table";
+    return nullptr;
+  }
+
+  std::vector<int32_t> positions() const {
+    std::vector<int32_t> result(tokens);
     for (int64_t pair = 0; pair < pairs; ++pair)
       for (int row = offsets[pair]; row < offsets[pair + 1]; ++row)
         result[row] = row - offsets[pair];
     return result;
   }
 
-  // n = the row's normalised sum; returns 1 / standard deviation.
-  float normalise(int64_t row, int place, float* n) const {
-    const float* w = word + static_cast<int64_t>(ids[row]) * units;
-    const float* t = type + static_cast<int64_t>(types[row]) * units;
-    const float* p = position + static_cast<int64_t>(place) * units;
-    float mean = 0, variance = 0;
-#pragma omp simd reduction(+ : mean)
-    for (int c = 0; c < units; ++c) {
-      n[c] = w[c] + t[c] + p[c];
-      mean += n[c];
-    }
-    mean /= units;
-#pragma omp simd reduction(+ : variance)
-    for (int c = 0; c < units; ++c) {
-      n[c] -= mean;
-      variance += n[c] * n[c];
-    }
-    const float rstd = 1.0f / std::sqrt(variance / units + eps);
+  // n = the row's normalised sum; returns 1 / deviation.
+  float row(int64_t token, int64_t place, float* n) const {
+    const float* w = word + static_cast<int64_t>(ids[token]) * units;
+    const float* t = type + static_cast<int64_t>(types[token]) * units;
+    const float* p = position + place * units;
 #pragma omp simd
-    for (int c = 0; c < units; ++c) n[c] *= rstd;
-    return rstd;
+    for (int c = 0; c < units; ++c) n[c] = w[c] + t[c] + p[c];
+    return normalise(n, units, eps);
   }
 };
 
 MXReturnValue forward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
                       const OpResource&) {
   const Inputs in(attributes, inputs, 0);
-  const std::vector<int> positions = in.positions();
+  if (!in.valid()) return mxnet::ext::MX_FAIL;
+  const std::vector<int32_t> positions = in.positions();
+  const int units = in.units;
+  const float *gamma = in.gamma, *beta = in.beta;
   float* out = data(outputs, 0);
 #pragma omp parallel for schedule(static)
   for (int64_t row = 0; row < in.tokens; ++row) {
-    float* y = out + row * in.units;
-    in.normalise(row, positions[row], y);
-    const uint32_t key = in.dropout.block_key(row);
-    if (in.dropout.active()) {
+    float* y = out + row * units;
+    in.row(row, positions[row], y);
+    in.dropout.with_mask(row, [=](auto mask) {
 #pragma omp simd
-      for (int c = 0; c < in.units; ++c)
-        y[c] = (y[c] * in.gamma[c] + in.beta[c]) * in.dropout.factor(key, c);
-    } else {
-#pragma omp simd
-      for (int c = 0; c < in.units; ++c) y[c] = y[c] * in.gamma[c] + in.beta[c];
-    }
+      for (int c = 0; c < units; ++c) y[c] = (y[c] * gamma[c] + beta[c]) * mask(c);
+    });
   }
   return mxnet::ext::MX_SUCCESS;
 }
 
-// Adds rows of `from` [rows, units] to the rows of `table` that `index` names. Each thread has its
-// own columns, so that no two write the same number, and the order is that of the rows.
-template <typename Index>
-void scatter(const std::vector<float>& from, int64_t rows, int units, const Index& index,
+// table = 0, then rows of `from` [rows, units] are added to the table's rows that `index` names.
+// Each thread has its own columns, so that no two write the same number, and the order is that of
+// the rows.
+void scatter(const std::vector<float>& from, int64_t rows, int units, const int32_t* index,
              int64_t table_rows, float* table) {
 #pragma omp parallel
   {
-#pragma omp for schedule(static)
-    for (int64_t row = 0; row < table_rows; ++row)
-      std::memset(table + row * units, 0, units * sizeof(float));
-    const Range columns(units, omp_get_thread_num(), omp_get_num_threads());
+    // One call for all of it: the C library then writes past the caches, which the word table
+    // does not fit.
+    const Share zeros(table_rows * units);
+    std::memset(table + zeros.begin, 0, (zeros.end - zeros.begin) * sizeof(float));
+#pragma omp barrier
+    const Share columns(units);
+    const int begin = columns.begin, end = columns.end;
     for (int64_t row = 0; row < rows; ++row) {
       float* to = table + static_cast<int64_t>(index[row]) * units;
       const float* d = &from[row * units];
 #pragma omp simd
-      for (int c = columns.begin; c < columns.end; ++c) to[c] += d[c];
+      for (int c = begin; c < end; ++c) to[c] += d[c];
     }
   }
 }
@@ -108,42 +119,33 @@ void scatter(const std::vector<float>& from, int64_t rows, int units, const Inde
 MXReturnValue backward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
                        const OpResource&) {
   const Inputs in(attributes, inputs, 1);
-  const std::vector<int> positions = in.positions();
+  if (!in.valid()) return mxnet::ext::MX_FAIL;
+  const std::vector<int32_t> positions = in.positions();
   const float* dy = data(inputs, 0);
-  const int units = in.units, threads = omp_get_max_threads();
-  std::vector<float> dsum(in.tokens * units), dgamma(threads * units), dbeta(threads * units);
-#pragma omp parallel num_threads(threads)
+  const int units = in.units;
+  std::vector<float> dsum(in.tokens * units);
+  ColumnSums dgamma(units), dbeta(units);
+#pragma omp parallel
   {
-    const int thread = omp_get_thread_num();
-    const Range range(in.tokens, thread, threads);
-    std::vector<float> n(units), g(units);
-    float *my_gamma = &dgamma[thread * units], *my_beta = &dbeta[thread * units];
-    for (int64_t row = range.begin; row < range.end; ++row) {
-      const float rstd = in.normalise(row, positions[row], n.data());
-      const uint32_t key = in.dropout.block_key(row);
+    const Share share(in.tokens);
+    std::vector<float> undropped(units);
+    float* dout = undropped.data();
+    for (int64_t row = share.begin; row < share.end; ++row) {
       const float* d = dy + row * units;
-      float* to = &dsum[row * units];
-      float mean_g = 0, mean_gn = 0;
-#pragma omp simd reduction(+ : mean_g, mean_gn)
-      for (int c = 0; c < units; ++c) {
-        const float dout = in.dropout.active() ? d[c] * in.dropout.factor(key, c) : d[c];
-        g[c] = dout * in.gamma[c];
-        mean_g += g[c];
-        mean_gn += g[c] * n[c];
-        my_gamma[c] += dout * n[c];
-        my_beta[c] += dout;
-      }
-      mean_g /= units;
-      mean_gn /= units;
+      in.dropout.with_mask(row, [=](auto mask) {
 #pragma omp simd
-      for (int c = 0; c < units; ++c) to[c] = rstd * (g[c] - mean_g - n[c] * mean_gn);
+        for (int c = 0; c < units; ++c) dout[c] = d[c] * mask(c);
+      });
+      float* n = &dsum[row * units];
+      const float rstd = in.row(row, positions[row], n);
+      normalise_backward(dout, in.gamma, rstd, units, n, dgamma.mine(), dbeta.mine());
     }
   }
-  scatter(dsum, in.tokens, units, in.ids, (*inputs)[1].shape[0], data(outputs, 0));
-  scatter(dsum, in.tokens, units, in.types, (*inputs)[2].shape[0], data(outputs, 1));
-  scatter(dsum, in.tokens, units, positions, (*inputs)[3].shape[0], data(outputs, 2));
-  add_partial_sums(dgamma, threads, units, data(outputs, 3));
-  add_partial_sums(dbeta, threads, units, data(outputs, 4));
+  scatter(dsum, in.tokens, units, in.ids, in.words, data(outputs, 0));
+  scatter(dsum, in.tokens, units, in.types, in.kinds, data(outputs, 1));
+  scatter(dsum, in.tokens, units, positions.data(), in.places, data(outputs, 2));
+  dgamma.store(data(outputs, 3));
+  dbeta.store(data(outputs, 4));
   return mxnet::ext::MX_SUCCESS;
 }
 

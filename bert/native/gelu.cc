@@ -6,18 +6,21 @@
 namespace bert {
 namespace {
 
-// Φ(z), and e^(-z²/2) of which the density is a multiple. erf by Abramowitz and Stegun 7.1.26,
-// whose error is below 1.5e-7.
+// Φ(z), and e^(-z²/2) of which the density is a multiple. As in Abramowitz and Stegun 7.1.26,
+// Φ(-|z|) = t P(t) e^(-z²/2) with t = 1 / (1 + c |z|), but two degrees higher and fitted to the
+// relative error, which stays below 1.2e-7 however small Φ becomes.
 inline float normal_cdf(float z, float* bell) {
-  const float a = std::fabs(z) * 0.707106781f;
-  const float t = 1.0f / (1.0f + 0.3275911f * a);
+  const float t = 1.0f / (1.0f + 0.300520382f * std::fabs(z));
   *bell = exponential(-0.5f * z * z);
-  float p = 1.061405429f;
-  p = p * t - 1.453152027f;
-  p = p * t + 1.421413741f;
-  p = p * t - 0.284496736f;
-  p = p * t + 0.254829592f;
-  const float tail = 0.5f * p * t * *bell;  // Φ(-|z|)
+  float p = 0.036214731f;
+  p = p * t - 0.158561666f;
+  p = p * t + 0.207229772f;
+  p = p * t - 0.054778906f;
+  p = p * t + 0.129215041f;
+  p = p * t + 0.099845011f;
+  p = p * t + 0.121001999f;
+  p = p * t + 0.119833962f;
+  const float tail = p * t * *bell;
   return z < 0 ? tail : 1.0f - tail;
 }
 
@@ -46,14 +49,12 @@ MXReturnValue backward(const Attributes&, Tensors* inputs, Tensors* outputs, con
   const int units = (*inputs)[1].shape[1];
   const float *dy = data(inputs, 0), *x = data(inputs, 1), *bias = data(inputs, 2);
   float* dx = data(outputs, 0);
-  const int threads = omp_get_max_threads();
-  std::vector<float> dbias(threads * units);
-#pragma omp parallel num_threads(threads)
+  ColumnSums dbias(units);
+#pragma omp parallel
   {
-    const int thread = omp_get_thread_num();
-    const Range range(rows, thread, threads);
-    float* my_bias = &dbias[thread * units];
-    for (int64_t row = range.begin; row < range.end; ++row) {
+    const Share share(rows);
+    float* my_bias = dbias.mine();
+    for (int64_t row = share.begin; row < share.end; ++row) {
       const float *d = dy + row * units, *in = x + row * units;
       float* dxrow = dx + row * units;
 #pragma omp simd
@@ -61,12 +62,13 @@ MXReturnValue backward(const Attributes&, Tensors* inputs, Tensors* outputs, con
         float bell;
         const float z = in[c] + bias[c];
         const float cdf = normal_cdf(z, &bell);
-        dxrow[c] = d[c] * (cdf + z * bell * 0.398942280f);
-        my_bias[c] += dxrow[c];
+        const float gradient = d[c] * (cdf + z * bell * 0.398942280f);
+        dxrow[c] = gradient;
+        my_bias[c] += gradient;
       }
     }
   }
-  add_partial_sums(dbias, threads, units, data(outputs, 1));
+  dbias.store(data(outputs, 1));
   return mxnet::ext::MX_SUCCESS;
 }
 
