@@ -11,6 +11,7 @@ it so, and the [CLS] rows then are one contiguous slice.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 
 from mxnet.gluon import HybridBlock, nn
@@ -44,8 +45,8 @@ class BERTConfig:
 
     def __post_init__(self):
         for name, value in asdict(self).items():
-            if not value > 0:
-                raise UserError(f"a BERT needs a positive {name}, not {value!r}")
+            if not 0 < value < math.inf:
+                raise UserError(f"a BERT needs a positive, finite {name}, not {value!r}")
         if self.num_layers > _MOST_LAYERS:
             raise UserError(f"{self.num_layers} layers are no BERT's")
         if self.units % self.num_heads:
