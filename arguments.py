@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+from pathlib import Path
 
 from bert import __version__
 from bert.errors import UserError
@@ -19,6 +20,7 @@ RESULT_ARGUMENTS = (
     "skip_bad_rows",
     "bert_model",
     "bert_dataset",
+    "revision",
     "batch_size",
     "optimizer",
     "epochs",
@@ -169,18 +171,26 @@ def _build_parser(description: str) -> argparse.ArgumentParser:
     model.add_argument(
         "--bert_model",
         metavar="NAME",
-        help="bert_12_768_12, bert_24_1024_16 or bert_6_384_12 (default: bert_12_768_12)",
+        help="bert_12_768_12, bert_24_1024_16 or bert_6_384_12; a repository on the Hugging Face "
+        "Hub (organisation/name); or a folder in its layout (default: bert_12_768_12)",
     )
     model.add_argument(
         "--bert_dataset",
         metavar="NAME",
-        help="what it was pretrained on (default: book_corpus_wiki_en_uncased)",
+        help="what it was pretrained on: python -m bert.zoo prints the table (default: "
+        "book_corpus_wiki_en_uncased)",
+    )
+    model.add_argument(
+        "--revision",
+        metavar="REVISION",
+        help="branch, tag or commit of the repository on the Hub (default: the newest)",
     )
     model.add_argument(
         "--pretrained_bert_parameters",
         metavar="PATH",
-        help="pretrained weights to begin with: a .params file of --bert_model, or a Hugging Face "
-        "model directory (default: those of --bert_model and --bert_dataset)",
+        help="pretrained weights to begin with: a .params file of --bert_model with its vocabulary "
+        "beside it, or a folder in Hugging Face's layout (default: those of --bert_model and "
+        "--bert_dataset)",
     )
     model.add_argument(
         "--model_parameters",
@@ -382,6 +392,7 @@ def parse_args(description: str, argv: list[str] | None = None) -> argparse.Name
     if args.gpu is not None and not args.gpu.isdigit():
         parser.error(f"--gpu takes a GPU's number, not {args.gpu!r}")
     _check_data_flags(parser, args)
+    _check_model_flags(parser, args)
     if not args.model_parameters:
         for name, default in MODEL_DEFAULTS.items():
             if getattr(args, name) is None:
@@ -389,6 +400,34 @@ def parse_args(description: str, argv: list[str] | None = None) -> argparse.Name
     if args.output_dir is None and not args.only_inference:
         args.output_dir = "./output_dir"
     return args
+
+
+def _check_model_flags(parser: _Parser, args: argparse.Namespace) -> None:
+    """Settle where the pretrained weights come from.
+
+    A folder is afterwards in --pretrained_bert_parameters, wherever it was given: --bert_model
+    and --bert_dataset, which metrics.json records, then have nothing to say.
+    """
+    if args.bert_model and Path(args.bert_model).is_dir():
+        if args.pretrained_bert_parameters:
+            parser.error("--bert_model is a folder: leave --pretrained_bert_parameters out")
+        args.pretrained_bert_parameters, args.bert_model = args.bert_model, ""
+    weights, is_repository = args.pretrained_bert_parameters, "/" in (args.bert_model or "")
+    if weights and Path(weights).is_dir():
+        if args.bert_model or args.bert_dataset:
+            parser.error(
+                f"the folder {weights} says which BERT it holds: leave --bert_model and "
+                "--bert_dataset out"
+            )
+        args.bert_model = args.bert_dataset = ""
+    elif is_repository:
+        if args.bert_dataset:
+            parser.error(
+                f"--bert_model {args.bert_model} is a repository: leave --bert_dataset out"
+            )
+        args.bert_dataset = ""
+    if args.revision and (weights or args.model_parameters):
+        parser.error("--revision is for what comes from the Hub")
 
 
 def _check_data_flags(parser: _Parser, args: argparse.Namespace) -> None:

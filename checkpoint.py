@@ -10,14 +10,14 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
+from bert import files
 from bert.errors import UserError
 from bert.parameters import read_params, write_params
 
@@ -39,32 +39,15 @@ class SaveError(RuntimeError):
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it takes the place of ``path``.
-
-    Raises
-    ------
-    SaveError
-        The disk is full, the folder is gone, and the like.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Yield a temporary path, see :func:`bert.files.replacing`; SaveError where that fails."""
     try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)  # makes the new name itself durable
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with files.replacing(path) as temporary:
+            yield temporary
     except OSError as error:
         raise SaveError(
             f"cannot write {path}: {error.strerror}; what was saved before it is whole, and "
             "--resume continues from there"
         ) from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

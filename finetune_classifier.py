@@ -241,16 +241,8 @@ def new_classifier(
     args: argparse.Namespace, task: Task, ctx: mx.Context
 ) -> tuple[BERTClassifier, BERTTokenizer, dict]:
     """Put a new head on a pretrained BERT; returns network, tokenizer and its config.json."""
-    source = args.pretrained_bert_parameters
-    options = {"ctx": ctx, "dropout": args.dropout, "cls_only": True}
-    if source and Path(source).is_dir():
-        bert, tokenizer = zoo.load_directory(source, **options)
-    else:
-        bert, tokenizer = zoo.get_model(
-            args.bert_model, args.bert_dataset, pretrained=not source, **options
-        )
-        if source:
-            zoo.load_params(bert, source, [ctx])
+    source = find_pretrained(args)
+    bert, tokenizer = zoo.load(source, ctx, dropout=args.dropout, cls_only=True)
     if args.max_len > bert.config.max_length:
         raise UserError(
             f"--max_len {args.max_len}: this BERT has {bert.config.max_length} positions"
@@ -265,8 +257,17 @@ def new_classifier(
         "attention_probs_dropout_prob": args.dropout,
         "do_lower_case": tokenizer.do_lower_case,
         **{name: getattr(args, name) for name in MODEL_DEFAULTS},
+        "bert_revision": source.revision,
     }
     return net, tokenizer, config
+
+
+def find_pretrained(args: argparse.Namespace) -> zoo.Pretrained:
+    """Find the files of the BERT to begin with."""
+    path = args.pretrained_bert_parameters
+    if path and not Path(path).is_dir():
+        return zoo.find_params(Path(path), args.bert_model, args.bert_dataset)
+    return zoo.find(path or args.bert_model, args.bert_dataset, args.revision)
 
 
 def compile_network(args: argparse.Namespace, net: BERTClassifier, ctx: mx.Context) -> None:
@@ -288,8 +289,11 @@ def fuse(net: BERTClassifier) -> None:
 
 def log_machine(args: argparse.Namespace, net: BERTClassifier, ctx: mx.Context) -> None:
     """Say what is about to compute: model and device."""
+    sizes = net.bert.config
+    name = args.bert_model or f"bert_{sizes.num_layers}_{sizes.units}_{sizes.num_heads}"
     source = args.model_parameters or args.pretrained_bert_parameters or args.bert_dataset
-    log.info(f"model     {args.bert_model}, {source}, {num_parameters(net):,} parameters")
+    name = f"{name}, {source}" if source else name
+    log.info(f"model     {name}, {num_parameters(net):,} parameters")
     operators = "fused" if net.bert.fused else "stock"
     log.info(
         f"device    {ctx}, {NUM_THREADS} threads, MXNet {mx.__version__}, {operators} operators"

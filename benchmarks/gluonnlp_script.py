@@ -53,7 +53,7 @@ def main() -> None:
         use_classifier=False,
     )
     source = args.model / "model.safetensors"
-    arrays = convert.parameters_from_safetensors(source, config)
+    arrays = convert.to_gluon(convert.read_safetensors(source), config, source)
     for name, parameter in parameters_of(bert).items():
         parameter.shape = arrays[name].shape  # gluonnlp leaves some open until the first batch
     set_parameters(bert, arrays, [ctx], source)

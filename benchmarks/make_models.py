@@ -21,8 +21,7 @@ from bert.parameters import parameters_of
 
 def make(cache: Path) -> None:
     """Fill ``cache/MiniLM`` and ``cache/BERT base`` where they are not there yet."""
-    minilm = zoo.find_checkpoint("bert_6_384_12", "minilm_en_uncased")
-    weights = zoo.fetch(minilm, "model.safetensors")
+    weights = zoo.find("bert_6_384_12", "minilm_en_uncased").weights
     if not (cache / "MiniLM").is_dir():
         shutil.copytree(weights.parent, cache / "MiniLM")
     base = cache / "BERT base"

@@ -10,7 +10,7 @@ import mxnet as mx
 from mxnet.gluon import HybridBlock, nn
 from mxnet.initializer import Normal
 
-from bert.convert import config_from_huggingface, lower_case_of, read_json
+from bert.convert import config_from_huggingface, read_json
 from bert.errors import UserError
 from bert.modeling import INITIALIZER_RANGE, BERTModel
 from bert.parameters import read_params, set_parameters
@@ -56,6 +56,8 @@ class BERTClassifier(HybridBlock):
 
 
 _NO_CHECKSUM = "0" * 64
+# What tells a run's config.json from any other.
+_KEYS = ("task_name", "max_len", "id2label", "do_lower_case", "vocab_sha256", "sha256")
 
 
 def config_text(config: dict, vocabulary: str) -> str:
@@ -86,6 +88,12 @@ def _check(folder: Path, config: dict) -> None:
         raise UserError(f"cannot read the vocabulary {vocab}: {error.strerror}") from None
     if checksum != config["vocab_sha256"]:
         raise UserError(f"{vocab} is damaged or was edited: it is not what config.json says")
+
+
+def is_run(folder: Path) -> bool:
+    """Tell whether a folder's ``config.json`` is that of a run of this project."""
+    path = folder / "config.json"
+    return path.is_file() and {"task_name", "sha256"} <= set(read_json(path))
 
 
 def load_classifier(
@@ -119,15 +127,14 @@ def load_classifier(
         raise UserError(f"there is no fine-tuned model {parameters}")
     folder = parameters.parent
     config = read_json(folder / "config.json")
-    needed = ("task_name", "max_len", "id2label", "vocab_sha256", "sha256")
-    missing = [key for key in needed if key not in config]
+    missing = [key for key in _KEYS if key not in config]
     if missing:
         raise UserError(
             f"{folder / 'config.json'} is not that of a fine-tuned run: it lacks "
             f"{', '.join(missing)}"
         )
     _check(folder, config)
-    tokenizer = BERTTokenizer(folder / "vocab.txt", lower_case_of(folder))
+    tokenizer = BERTTokenizer(folder / "vocab.txt", config["do_lower_case"])
     bert = BERTModel(config_from_huggingface(folder / "config.json"), dropout, cls_only=True)
     if config["max_len"] not in range(5, bert.config.max_length + 1):
         raise UserError(

@@ -1,16 +1,30 @@
-"""Weights from and to Hugging Face's files: one table of names, used in both directions."""
+"""Weights from and to Hugging Face's files: one table of names, used in both directions.
+
+    python -m bert.convert SRC DST --to huggingface|gluon
+
+See :mod:`bert.export` for what that does.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from typing import BinaryIO
+
+from bert import runtime
+
+if __name__ == "__main__":
+    runtime.prepare()
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors import SafetensorError, safe_open
 
 from bert.errors import UserError
-from bert.modeling import BERTConfig
+from bert.modeling import BERTConfig, parameter_shapes
+
+# How many names an error lists.
+_NAMES_SHOWN = 6
 
 # Gluon's structural name -> Hugging Face's, for what exists once ...
 _MODEL_NAMES = {
@@ -41,9 +55,13 @@ _LAYER_NAMES = {
     "ffn.layer_norm.gamma": "output.LayerNorm.weight",
     "ffn.layer_norm.beta": "output.LayerNorm.bias",
 }
-# What a checkpoint may hold beside the encoder: pre-training heads, another task's classifier,
-# and a buffer that old versions of transformers saved.
-_IGNORED_PREFIXES = ("cls.", "classifier.", "embeddings.position_ids")
+# What a checkpoint may hold beside the encoder, and what is left aside: pre-training heads, another
+# task's head, and buffers that old versions of transformers saved.
+_IGNORED_PREFIXES = ("cls.", "classifier.", "qa_outputs.", "embeddings.position_ids")
+_HEAD_NAMES = {"classifier.1.weight": "classifier.weight", "classifier.1.bias": "classifier.bias"}
+_POOLER = ("pooler.weight", "pooler.bias")
+# Type in a safetensors header -> NumPy's; bfloat16, the upper half of a float32, NumPy has not.
+_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 _CONFIG_NAMES = {
     "vocab_size": "vocab_size",
@@ -55,6 +73,9 @@ _CONFIG_NAMES = {
     "token_type_vocab_size": "type_vocab_size",
     "layer_norm_eps": "layer_norm_eps",
 }
+
+# What Hugging Face takes where config.json does not say it; old ones do not.
+_CONFIG_DEFAULTS = {"type_vocab_size": 2, "layer_norm_eps": 1e-12}
 
 
 def gluon_to_huggingface(num_layers: int) -> dict[str, str]:
@@ -92,7 +113,8 @@ def config_from_huggingface(path: Path) -> BERTConfig:
         raise UserError(f"{path}: only absolute position embeddings are BERT's")
     sizes = {}
     for ours, theirs in _CONFIG_NAMES.items():
-        if theirs not in content:
+        content.setdefault(theirs, _CONFIG_DEFAULTS.get(theirs))
+        if content[theirs] is None:
             raise UserError(f"{path} does not say {theirs}")
         kind = float if ours == "layer_norm_eps" else int
         if isinstance(content[theirs], bool) or not isinstance(content[theirs], (int, kind)):
@@ -110,40 +132,61 @@ def config_to_huggingface(config: BERTConfig) -> dict:
     return {"model_type": "bert", "hidden_act": "gelu", **sizes}
 
 
-def lower_case_of(directory: Path) -> bool:
-    """Read whether a model directory's vocabulary is for lowercased text; default: it is."""
-    for name in ("tokenizer_config.json", "config.json"):
-        if (directory / name).is_file():
-            value = read_json(directory / name).get("do_lower_case")
-            if isinstance(value, bool):
-                return value
-    return True
-
-
-def parameters_from_safetensors(path: Path, config: BERTConfig) -> dict[str, np.ndarray]:
-    """Read a Hugging Face BERT's weights under Gluon's structural names.
-
-    Returns
-    -------
-    dict of str to float32 arrays
-        Every parameter of :class:`bert.modeling.BERTModel`.
+def read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """Read a safetensors file's floating-point tensors as float32, by their names.
 
     Raises
     ------
     UserError
-        The file is damaged, or its tensors are not those of a BERT of this config; the message
-        lists what is missing, left over or of another shape.
+        The file cannot be read, or is damaged.
     """
     try:
-        tensors = load_file(path)
+        with safe_open(path, "numpy"):
+            pass  # it has checked the header, and that it fits the file
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size))
+            header.pop("__metadata__", None)
+            return {
+                name: _read_tensor(file, 8 + size, about)
+                for name, about in header.items()
+                if about["dtype"] in _DTYPES
+            }
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
-    except TypeError as error:
-        raise UserError(f"{path}: {error} (save it as float32)") from None
     except SafetensorError as error:
         raise UserError(
             f"{path} is damaged or not a safetensors file ({error}): fetch it again"
         ) from None
+
+
+def _read_tensor(file: BinaryIO, start: int, about: dict) -> np.ndarray:
+    begin, end = about["data_offsets"]
+    file.seek(start + begin)
+    values = np.frombuffer(file.read(end - begin), _DTYPES[about["dtype"]])
+    if about["dtype"] == "BF16":
+        values = (values.astype(np.uint32) << 16).view(np.float32)
+    with np.errstate(over="ignore"):  # set_parameters refuses what is not finite
+        return values.astype(np.float32, copy=False).reshape(about["shape"])
+
+
+def to_gluon(
+    tensors: dict[str, np.ndarray], config: BERTConfig, source: str | Path
+) -> dict[str, np.ndarray]:
+    """Give a Hugging Face BERT's tensors Gluon's structural names.
+
+    Returns
+    -------
+    dict of str to arrays
+        Every parameter of :class:`bert.modeling.BERTModel`; without those of the pooler where the
+        source has none.
+
+    Raises
+    ------
+    UserError
+        They are not those of a BERT of this config; the message lists what is missing, not known
+        or of another shape. ``source`` is the file it names.
+    """
     found = {}
     for name, tensor in tensors.items():
         name = name.removeprefix("bert.")
@@ -151,11 +194,48 @@ def parameters_from_safetensors(path: Path, config: BERTConfig) -> dict[str, np.
             name = name.replace("LayerNorm.gamma", "LayerNorm.weight")
             found[name.replace("LayerNorm.beta", "LayerNorm.bias")] = tensor
     names = gluon_to_huggingface(config.num_layers)
+    if not any(names[ours] in found for ours in _POOLER):
+        names = {ours: theirs for ours, theirs in names.items() if ours not in _POOLER}
+    shapes = parameter_shapes(config)
     missing = sorted(set(names.values()) - set(found))
     left_over = sorted(set(found) - set(names.values()))
-    if missing or left_over:
+    misshapen = [
+        f"{theirs} {found[theirs].shape} (not {shapes[ours]})"
+        for ours, theirs in names.items()
+        if theirs in found and found[theirs].shape != shapes[ours]
+    ]
+    if missing or left_over or misshapen:
         raise UserError(
-            f"{path} does not hold the BERT its config.json describes; missing: "
-            f"{', '.join(missing) or 'nothing'}; not known: {', '.join(left_over) or 'nothing'}"
+            f"{source} does not hold the BERT its config.json describes; missing: "
+            f"{_some(missing)}; not known: {_some(left_over)}; of another shape: "
+            f"{_some(misshapen)}"
         )
-    return {ours: found[theirs].astype(np.float32) for ours, theirs in names.items()}
+    return {ours: found[theirs] for ours, theirs in names.items()}
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:_NAMES_SHOWN]) or "nothing"
+    more = len(names) - _NAMES_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def to_huggingface(arrays: dict[str, np.ndarray], num_layers: int) -> dict[str, np.ndarray]:
+    """Give a network's parameters Hugging Face's names: the inverse of :func:`to_gluon`.
+
+    Parameters
+    ----------
+    arrays : dict of str to arrays
+        Those of a :class:`bert.modeling.BERTModel`, or of a
+        :class:`bert.classifier.BERTClassifier`: then as BertForSequenceClassification has them.
+    num_layers : int
+    """
+    names = gluon_to_huggingface(num_layers)
+    if set(_HEAD_NAMES) <= set(arrays):
+        names = {f"bert.{ours}": f"bert.{theirs}" for ours, theirs in names.items()} | _HEAD_NAMES
+    return {theirs: arrays[ours] for ours, theirs in names.items() if ours in arrays}
+
+
+if __name__ == "__main__":
+    from bert.export import main
+
+    sys.exit(main())

@@ -282,3 +282,9 @@ class BERTModel(_ParameterBlock):
         hidden = self.encoder(F.Dropout(hidden, p=self.dropout), *batch)
         pooled = self.pooler(F.slice_axis(hidden, axis=0, begin=0, end=1).reshape((-3, 0)))
         return F.swapaxes(hidden, 0, 1), pooled
+
+
+def parameter_shapes(config: BERTConfig) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a :class:`BERTModel`'s parameters, by their structural names."""
+    parameters = BERTModel(config)._collect_params_with_prefix()
+    return {name: parameter.shape for name, parameter in parameters.items()}

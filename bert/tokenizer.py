@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +38,8 @@ class BERTTokenizer:
     Parameters
     ----------
     vocab_file : path
-        ``vocab.txt``: one token a line, its line number from 0 is its id.
+        ``vocab.txt``: one token a line, its line number from 0 is its id; or another file that
+        :func:`read_vocabulary` reads.
     do_lower_case : bool
         Lowercase and strip accents first, as the uncased checkpoints need. Chinese characters
         are split from their neighbours either way.
@@ -72,6 +74,39 @@ class BERTTokenizer:
     def vocabulary_text(self) -> str:
         """Return the content of ``vocab.txt``."""
         return "".join(token + "\n" for token in self.vocab)
+
+    def huggingface_files(self, max_length: int) -> dict[str, str]:
+        """Return name and text of the files from which Hugging Face makes the same tokenizer."""
+        self._splitter.no_truncation()
+        about = {
+            "tokenizer_class": "BertTokenizer",
+            "do_lower_case": self.do_lower_case,
+            "tokenize_chinese_chars": True,
+            "strip_accents": None,
+            "model_max_length": max_length,
+            **{f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS},
+        }
+        return {
+            "vocab.txt": self.vocabulary_text(),
+            "tokenizer.json": self._splitter.to_str(),
+            "tokenizer_config.json": json.dumps(about, indent=2) + "\n",
+        }
+
+    def gluonnlp_vocabulary(self) -> str:
+        """Return the text of a ``.vocab`` that ``gluonnlp.vocab.BERTVocab.from_json`` reads."""
+        content = {
+            "idx_to_token": list(self.vocab),
+            "token_to_idx": self.vocab,
+            "reserved_tokens": None,
+            "unknown_token": "[UNK]",
+            "padding_token": "[PAD]",
+            "cls_token": "[CLS]",
+            "sep_token": "[SEP]",
+            "mask_token": "[MASK]",
+            "bos_token": None,
+            "eos_token": None,
+        }
+        return json.dumps(content) + "\n"
 
     def tokenize(self, text: str) -> list[str]:
         """Return the word pieces of ``text``, without [CLS] and [SEP]."""
@@ -123,13 +158,29 @@ class BERTTokenizer:
 
 
 def read_vocabulary(vocab_file: str | Path) -> dict[str, int]:
-    """Read ``vocab.txt`` into {token: id}; see :class:`BERTTokenizer` for what it raises."""
+    """Read a vocabulary into {token: id}, in the order of the ids.
+
+    ``vocab.txt``, Hugging Face's ``tokenizer.json`` or gluonnlp's ``.vocab``, by the name's ending.
+    See :class:`BERTTokenizer` for what it raises.
+    """
     try:
-        lines = Path(vocab_file).read_text(encoding="utf-8").split("\n")
+        text = Path(vocab_file).read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot read the vocabulary {vocab_file}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"{vocab_file} is not a UTF-8 vocabulary") from None
+    if Path(vocab_file).suffix in (".json", ".vocab"):
+        vocab = _parse_json(text, vocab_file)
+    else:
+        vocab = _parse_lines(text, vocab_file)
+    missing = [token for token in SPECIAL_TOKENS if token not in vocab]
+    if missing:
+        raise UserError(f"{vocab_file} is not a BERT vocabulary: it lacks {', '.join(missing)}")
+    return vocab
+
+
+def _parse_lines(text: str, vocab_file: str | Path) -> dict[str, int]:
+    lines = text.split("\n")
     if lines and not lines[-1]:
         lines.pop()
     vocab: dict[str, int] = {}
@@ -141,9 +192,19 @@ def read_vocabulary(vocab_file: str | Path) -> dict[str, int]:
                 f"(first in line {vocab[token] + 1})"
             )
         vocab[token] = number
-    missing = [token for token in SPECIAL_TOKENS if token not in vocab]
-    if missing:
-        raise UserError(f"{vocab_file} is not a BERT vocabulary: it lacks {', '.join(missing)}")
+    return vocab
+
+
+def _parse_json(text: str, vocab_file: str | Path) -> dict[str, int]:
+    try:
+        content = json.loads(text)
+        # gluonnlp has it at the top, Hugging Face in the model, which is "WordPiece" for a BERT.
+        ids = content["token_to_idx"] if "token_to_idx" in content else content["model"]["vocab"]
+        vocab = dict(sorted(ids.items(), key=lambda item: item[1]))
+        if list(vocab.values()) != list(range(len(vocab))):
+            raise ValueError("its ids are not 0, 1, 2, …")
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{vocab_file} holds no vocabulary ({error})") from None
     return vocab
 
 

