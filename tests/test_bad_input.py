@@ -149,7 +149,6 @@ def test_an_output_folder_that_cannot_be_written(tiny_bert, glue_dir, tmp_path):
         (("--only_inference",), "--model_parameters"),
         (("--gpu", "first"), "--gpu"),
         (("--task_name", "SQuAD"), "MRPC"),
-        (("--bert_model", "bert_7_7_7"), "bert_12_768_12"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
