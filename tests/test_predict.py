@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -264,7 +265,7 @@ def test_help_needs_no_mxnet():
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_the_rows(runs, tmp_path):
+def test_100_000_rows_take_no_more_memory_and_survive_being_killed(runs, tmp_path):
     peaks = []
     for rows in (10_000, 100_000):
         test = write_sentences(tmp_path / f"{rows}.csv", rows, 7)
@@ -283,3 +284,23 @@ def test_memory_does_not_grow_with_the_rows(runs, tmp_path):
         assert output.read_bytes().count(b"\n") == rows
         peaks.append(int(run.stderr.split()[-1]) / 1024)
     assert peaks[1] < peaks[0] + 20  # MiB
+
+    # The 100,000 again, killed ten times on the way.
+    again, moments = tmp_path / "again.jsonl", random.Random(4)
+    flags = ("--model_dir", runs / "single", "--input", test, "--output", again, "--resume")
+    command = [sys.executable, "predict.py", *map(str, flags)]
+    partial, lengths = tmp_path / "again.jsonl.partial", []
+    for kills in range(11):
+        before = partial.stat().st_size if partial.exists() else 0
+        process = subprocess.Popen(command, cwd=ROOT)
+        while kills < 10 and process.poll() is None:
+            if partial.exists() and partial.stat().st_size > before:
+                time.sleep(moments.uniform(0, 0.1))
+                process.send_signal(signal.SIGKILL)
+                lengths.append(partial.stat().st_size)
+                break
+            time.sleep(0.002)
+        process.wait(120)
+    print(f"peaks {peaks} MiB; killed at {lengths} of {output.stat().st_size} bytes")
+    assert len(lengths) == 10
+    assert again.read_bytes() == output.read_bytes()
