@@ -295,3 +295,30 @@ def test_a_batch_that_needs_too_much_memory_says_what_to_lower(tiny_bert, tmp_pa
     process = start(tiny_bert, data, tmp_path / "out", *flags, preexec_fn=limit)
     code, _, err = finish(process)
     assert code == 1 and "12000 examples of up to" in err and "lower --batch_size" in err, err
+
+
+def test_an_output_folder_that_is_removed_under_a_run_ends_it_in_a_sentence(
+    tiny_bert, data, tmp_path
+):
+    out = tmp_path / "out"
+    process = start(tiny_bert, data, out, *LONG_RUN, "--checkpoint_steps", "5")
+    wait_for(process, "update 20/")
+    shutil.rmtree(out, ignore_errors=True)
+    code, _, err = finish(process)
+    assert code == 1 and err.count("\n") == 1, err
+    assert str(out) in err and "No such file" in err
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoint(
+    tiny_bert, data, tmp_path
+):
+    out = tmp_path / "out"
+    # Parameters that grow without bound: plain descent with steps of 10^30.
+    flags = ("--optimizer", "sgd", "--lr", "1e30", "--warmup_ratio", "0", "--checkpoint_steps", "1")
+    code, _log, err = finish(start(tiny_bert, data, out, *LONG_RUN, *flags))
+    assert code == 1 and err.count("\n") == 1, err
+    for word in ("not finite", "update", "learning rate"):
+        assert word in err, err
+    (newest,) = out.glob("checkpoint-*.params")
+    for name, array in read_params(newest).items():
+        assert array.dtype == "uint8" or abs(array).max() < float("inf"), name
