@@ -66,6 +66,29 @@ def tiny_bert(tmp_path_factory, tiny_config) -> Path:
     return write_bert_directory(tmp_path_factory.mktemp("tiny") / "bert", tiny_config)
 
 
+def gluonnlp_bert(config: BERTConfig):
+    """Return gluonnlp's own BERTModel of these sizes, without pre-training heads."""
+    import gluonnlp
+
+    encoder = gluonnlp.model.bert.BERTEncoder(
+        num_layers=config.num_layers,
+        units=config.units,
+        hidden_size=config.hidden_size,
+        num_heads=config.num_heads,
+        max_length=config.max_length,
+        dropout=0.1,
+    )
+    return gluonnlp.model.BERTModel(
+        encoder,
+        vocab_size=config.vocab_size,
+        token_type_vocab_size=config.token_type_vocab_size,
+        units=config.units,
+        embed_size=config.units,
+        use_decoder=False,
+        use_classifier=False,
+    )
+
+
 def sentence_pairs(count: int, seed: int) -> list[tuple[str, str, int]]:
     """Pairs of sentences that are alike (1) where the second repeats the first."""
     random = np.random.default_rng(seed)

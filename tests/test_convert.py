@@ -9,7 +9,7 @@ import gluonnlp
 import mxnet as mx
 import numpy as np
 import pytest
-from conftest import ROOT, run_script
+from conftest import ROOT, gluonnlp_bert, run_script
 from numpy_bert import NumpyBERT
 from safetensors.numpy import load_file, save_file
 
@@ -216,26 +216,6 @@ def test_minilms_real_weights_go_round_bit_by_bit(minilm, tmp_path):
     same_bits(load_file(back / "model.safetensors"), expected)
     same_bits(load_file(again / "model.safetensors"), expected)
     assert (again / "vocab.txt").read_bytes() == source.vocab.read_bytes()
-
-
-def gluonnlp_bert(config):
-    encoder = gluonnlp.model.bert.BERTEncoder(
-        num_layers=config.num_layers,
-        units=config.units,
-        hidden_size=config.hidden_size,
-        num_heads=config.num_heads,
-        max_length=config.max_length,
-        dropout=0.0,
-    )
-    return gluonnlp.model.BERTModel(
-        encoder,
-        vocab_size=config.vocab_size,
-        token_type_vocab_size=config.token_type_vocab_size,
-        units=config.units,
-        embed_size=config.units,
-        use_decoder=False,
-        use_classifier=False,
-    )
 
 
 def check_against_gluonnlp(ours, theirs, vocab_size):

@@ -8,7 +8,7 @@ import gluonnlp
 import mxnet as mx
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, gluonnlp_bert
 
 from bert.classifier import BERTClassifier
 from bert.modeling import BERTConfig, BERTModel
@@ -75,24 +75,7 @@ def test_a_saved_classifier_loads_into_gluonnlp_with_the_same_logits(tiny_config
     net = BERTClassifier(BERTModel(tiny_config, cls_only=True))
     net.initialize()
     net.save_parameters(str(tmp_path / "model.params"))
-    encoder = gluonnlp.model.bert.BERTEncoder(
-        num_layers=tiny_config.num_layers,
-        units=tiny_config.units,
-        hidden_size=tiny_config.hidden_size,
-        num_heads=tiny_config.num_heads,
-        max_length=tiny_config.max_length,
-        dropout=0.1,
-    )
-    bert = gluonnlp.model.BERTModel(
-        encoder,
-        vocab_size=tiny_config.vocab_size,
-        token_type_vocab_size=tiny_config.token_type_vocab_size,
-        units=tiny_config.units,
-        embed_size=tiny_config.units,
-        use_decoder=False,
-        use_classifier=False,
-    )
-    theirs = gluonnlp.model.BERTClassifier(bert, num_classes=2, dropout=0.1)
+    theirs = gluonnlp.model.BERTClassifier(gluonnlp_bert(tiny_config), num_classes=2, dropout=0.1)
     theirs.load_parameters(str(tmp_path / "model.params"))
     ids, types, valid_length = random_batch(tiny_config)
     np.testing.assert_allclose(
