@@ -90,7 +90,7 @@ def why_no_gpu() -> str | None:
     if not mx.runtime.Features().is_enabled("CUDA"):
         return (
             f"the installed MXNet ({mx.__version__}) is built for CPUs only: install the GPU wheel "
-            "(see README, Using a GPU), or leave --gpu out"
+            "(see README, On a GPU), or leave --gpu out"
         )
     if not Path("/proc/driver/nvidia/version").exists():
         return "no NVIDIA driver is loaded on this machine: install it, or leave --gpu out"
