@@ -93,7 +93,7 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for half_written in folder.glob(".*.tmp"):
-                half_written.unlink()
+                half_written.unlink(missing_ok=True)
         except BlockingIOError:
             raise UserError(
                 f"another process is writing to {folder}: wait for it, or choose another "
@@ -191,3 +191,7 @@ class BackgroundWriter:
         job, self._job = self._job, None
         if job:
             job.result()
+
+    def close(self) -> None:
+        """Wait for the job that runs, whatever becomes of it; no other is taken after."""
+        self._executor.shutdown()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from contextlib import closing
 from pathlib import Path
 
 import mxnet as mx
@@ -103,26 +104,27 @@ def train_one(
         "num_parameters": num_parameters(net),
     }
     run = Run(output_dir, trainer, header, identity, environment, args.keep_checkpoints)
-    saved = checkpoint.load_newest(output_dir, log.warning) if args.resume else None
-    if saved:
-        check_same_run(output_dir, saved[0], identity, environment)
-        if saved[0]["finished"]:
-            read_params(output_dir / "model.params")  # says so if it is damaged
-            log.info(f"the run in {output_dir} is finished: there is nothing to resume")
-            return None
-        run.restore(*saved)
-        log.info(f"resumed   after update {trainer.updates} of {trainer.total_updates}")
-    else:
-        if args.resume:
-            log.info("resumed   from the beginning: there is no whole checkpoint")
-        if args.overwrite:
-            checkpoint.remove_run(output_dir)
-        run.save(with_checkpoint=True)
-    vocabulary = tokenizer.vocabulary_text()
-    checkpoint.write_text(output_dir / "vocab.txt", vocabulary)
-    checkpoint.write_text(output_dir / "config.json", config_text(config, vocabulary))
-    with interrupt.deferred():
-        train_epochs(args, trainer, run, net, dev, task, ctx)
+    with closing(run):
+        saved = checkpoint.load_newest(output_dir, log.warning) if args.resume else None
+        if saved:
+            check_same_run(output_dir, saved[0], identity, environment)
+            if saved[0]["finished"]:
+                read_params(output_dir / "model.params")  # says so if it is damaged
+                log.info(f"the run in {output_dir} is finished: there is nothing to resume")
+                return None
+            run.restore(*saved)
+            log.info(f"resumed   after update {trainer.updates} of {trainer.total_updates}")
+        else:
+            if args.resume:
+                log.info("resumed   from the beginning: there is no whole checkpoint")
+            if args.overwrite:
+                checkpoint.remove_run(output_dir)
+            run.save(with_checkpoint=True)
+        vocabulary = tokenizer.vocabulary_text()
+        checkpoint.write_text(output_dir / "vocab.txt", vocabulary)
+        checkpoint.write_text(output_dir / "config.json", config_text(config, vocabulary))
+        with interrupt.deferred():
+            train_epochs(args, trainer, run, net, dev, task, ctx)
     return run
 
 

@@ -184,6 +184,10 @@ class Run:
         """Wait until all is on the disk; raises what :meth:`save` does."""
         self._writer.wait()
 
+    def close(self) -> None:
+        """Let the writing come to its end, before the folder's lock is given up."""
+        self._writer.close()
+
     def restore(self, state: dict, arrays: dict[str, np.ndarray]) -> None:
         """Go back to where a checkpoint was taken, and write its results again."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
 
 import mxnet as mx
 import numpy as np
@@ -212,3 +214,16 @@ def test_no_checkpoint_holds_a_value_that_is_not_finite(make_trainer, tmp_path):
     with pytest.raises(NotFiniteError, match=r"classifier\.1\.weight"):
         run.wait()
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_closing_the_writer_waits_for_a_job_even_for_one_that_fails():
+    writer, ended = checkpoint.BackgroundWriter(), threading.Event()
+
+    def job():
+        time.sleep(0.2)
+        ended.set()
+        raise OSError
+
+    writer.submit(job)
+    writer.close()
+    assert ended.is_set()
