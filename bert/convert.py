@@ -58,7 +58,7 @@ _LAYER_NAMES = {
 # What a checkpoint may hold beside the encoder, and what is left aside: pre-training heads, another
 # task's head, and buffers that old versions of transformers saved.
 _IGNORED_PREFIXES = ("cls.", "classifier.", "qa_outputs.", "embeddings.position_ids")
-_HEAD_NAMES = {"classifier.1.weight": "classifier.weight", "classifier.1.bias": "classifier.bias"}
+HEAD_NAMES = {"classifier.1.weight": "classifier.weight", "classifier.1.bias": "classifier.bias"}
 _POOLER = ("pooler.weight", "pooler.bias")
 # Type in a safetensors header -> NumPy's; bfloat16, the upper half of a float32, NumPy has not.
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
@@ -230,8 +230,8 @@ def to_huggingface(arrays: dict[str, np.ndarray], num_layers: int) -> dict[str, 
     num_layers : int
     """
     names = gluon_to_huggingface(num_layers)
-    if set(_HEAD_NAMES) <= set(arrays):
-        names = {f"bert.{ours}": f"bert.{theirs}" for ours, theirs in names.items()} | _HEAD_NAMES
+    if set(HEAD_NAMES) <= set(arrays):
+        names = {f"bert.{ours}": f"bert.{theirs}" for ours, theirs in names.items()} | HEAD_NAMES
     return {theirs: arrays[ours] for ours, theirs in names.items() if ours in arrays}
 
 

@@ -25,19 +25,23 @@ import json
 import sys
 from pathlib import Path
 
+import mxnet as mx
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from bert import convert, zoo
-from bert.classifier import config_text, is_run, load_classifier
+from bert.classifier import BERTClassifier, config_text, is_run, load_classifier
 from bert.errors import UserError
 from bert.files import replacing
-from bert.parameters import parameters_of, write_params
+from bert.modeling import BERTModel
+from bert.parameters import parameters_of, set_parameters, write_params
 from bert.tokenizer import BERTTokenizer, check_vocabulary
 
 # What a run's config.json says of itself; no other program asks for it.
 _CHECKSUMS = ("vocab_sha256", "sha256")
+# Of a classifier's symbol: int32 [B, L], [B, L] and [B].
+SYMBOL_INPUTS = ("input_ids", "token_types", "valid_length")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -95,8 +99,7 @@ def read(args: argparse.Namespace) -> tuple[dict[str, np.ndarray], dict, BERTTok
     src = Path(args.src)
     if is_run(src):
         net, tokenizer, config = load_classifier(src)
-        arrays = {name: p.data().asnumpy() for name, p in parameters_of(net).items()}
-        return arrays, config, tokenizer
+        return arrays_of(net), config, tokenizer
     if src.suffix == ".params":
         source = zoo.find_params(src, args.bert_model or src.name, args.bert_dataset)
     else:
@@ -125,12 +128,61 @@ def to_huggingface(
         Its ``config.json``.
     tokenizer : BERTTokenizer
     """
+    write_tokenizer_and_config(folder, config, tokenizer)
+    tensors = convert.to_huggingface(arrays, config["num_hidden_layers"])
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def write_tokenizer_and_config(folder: Path, config: dict, tokenizer: BERTTokenizer) -> None:
+    """Write config.json with the labels, and the tokenizer's files, as Hugging Face reads them."""
     config = {key: value for key, value in config.items() if key not in _CHECKSUMS}
     _write(folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
     for name, text in tokenizer.huggingface_files(config["max_position_embeddings"]).items():
         _write(folder / name, text)
-    tensors = convert.to_huggingface(arrays, config["num_hidden_layers"])
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def read_classifier(folder: Path, num_classes: int) -> BERTClassifier:
+    """Read a classifier from a folder that :func:`to_huggingface` has filled."""
+    config = convert.config_from_huggingface(folder / "config.json")
+    weights = folder / "model.safetensors"
+    tensors = convert.read_safetensors(weights)
+    encoder = convert.to_gluon(tensors, config, weights)
+    arrays = {f"bert.{name}": array for name, array in encoder.items()}
+    arrays |= {ours: tensors[theirs] for ours, theirs in convert.HEAD_NAMES.items()}
+    net = BERTClassifier(BERTModel(config, cls_only=True), num_classes)
+    set_parameters(net, arrays, [mx.cpu()], weights)
+    return net
+
+
+def to_symbol(
+    folder: Path, net: BERTClassifier, config: dict, tokenizer: BERTTokenizer
+) -> tuple[Path, Path]:
+    """Fill a folder with a classifier as MXNet's symbol, without the fused operators.
+
+    Returns
+    -------
+    symbol, parameters : Path
+        ``classifier-symbol.json``, inputs :data:`SYMBOL_INPUTS`, output ``logits_output``; and
+        ``classifier-0000.params``.
+    """
+    symbol = net(*(mx.sym.var(name) for name in SYMBOL_INPUTS))
+    # Gluon numbers its blocks as they are made; these names are always the same.
+    names = {parameter.name: name for name, parameter in parameters_of(net).items()}
+    graph = json.loads(symbol.tojson())
+    for node in graph["nodes"]:
+        node["name"] = names.get(node["name"], node["name"].removeprefix(net.prefix))
+    (output,) = graph["heads"]
+    graph["nodes"][output[0]]["name"] = "logits"
+    write_tokenizer_and_config(folder, config, tokenizer)
+    paths = folder / "classifier-symbol.json", folder / "classifier-0000.params"
+    _write(paths[0], json.dumps(graph, indent=2) + "\n")
+    write_params(paths[1], {f"arg:{name}": array for name, array in arrays_of(net).items()})
+    return paths
+
+
+def arrays_of(net: BERTClassifier) -> dict[str, np.ndarray]:
+    """Return a copy of a network's parameters, by structural name."""
+    return {name: p.data().asnumpy() for name, p in parameters_of(net).items()}
 
 
 def to_gluon(
