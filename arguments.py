@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import math
 import os
 from pathlib import Path
@@ -48,6 +49,7 @@ MODEL_DEFAULTS = {
 }
 
 
+DEFAULT_SEED = 2
 # How often a run is saved within an epoch unless --checkpoint_steps says otherwise.
 CHECKPOINT_SECONDS = 300
 
@@ -79,6 +81,14 @@ def _number(kind: type, low: float, high: float = math.inf, open_low=False, open
 
 
 _COUNT = _number(int, 1)
+_SEED = _number(int, 0, 2**31)
+
+
+def _seeds(text: str) -> list[int]:
+    seeds = [_SEED(part.strip()) for part in text.split(",")]
+    if len(set(seeds)) < len(seeds):
+        raise argparse.ArgumentTypeError(f"{text} names a seed twice")
+    return seeds
 
 
 def _build_parser(description: str) -> argparse.ArgumentParser:
@@ -264,9 +274,14 @@ def _build_parser(description: str) -> argparse.ArgumentParser:
     train.add_argument(
         "--seed",
         metavar="N",
-        type=_number(int, 0, 2**31),
-        default=2,
+        type=_SEED,
         help="of the new layer, the shuffling and the dropout (default: 2)",
+    )
+    train.add_argument(
+        "--seeds",
+        metavar="N,N,…",
+        type=_seeds,
+        help="train once for each of these seeds, into output_dir/seed-N, and compare them",
     )
     train.add_argument(
         "--training_steps",
@@ -310,6 +325,23 @@ def _build_parser(description: str) -> argparse.ArgumentParser:
     )
     evaluation.add_argument(
         "--output_dir", metavar="DIR", help="where the run's files go (default: ./output_dir)"
+    )
+    evaluation.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="after training, fit to the dev split the temperature of the probabilities and, for "
+        "two classes, the threshold with the highest F1; kept in config.json for predict.py (with "
+        "--resume also for a run that is finished)",
+    )
+    evaluation.add_argument(
+        "--tensorboard",
+        action="store_true",
+        default=None,
+        help="write TensorBoard's event files into the output folder (default: where tensorboard "
+        "is installed)",
+    )
+    evaluation.add_argument(
+        "--no_tensorboard", dest="tensorboard", action="store_false", help="write none"
     )
     evaluation.add_argument(
         "--log_interval",
@@ -387,8 +419,16 @@ def parse_args(description: str, argv: list[str] | None = None) -> argparse.Name
         parser.error("--model_parameters and --pretrained_bert_parameters exclude each other")
     if args.only_inference and (args.resume or args.overwrite):
         parser.error("--only_inference does not train: leave --resume and --overwrite out")
+    if args.seeds and (args.seed is not None or args.folds or args.only_inference):
+        parser.error(
+            "--seeds trains once for each seed: leave --seed, --folds and --only_inference out"
+        )
+    if args.seed is None:
+        args.seed = args.seeds[0] if args.seeds else DEFAULT_SEED
     if args.resume and args.overwrite:
         parser.error("--resume and --overwrite exclude each other")
+    if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        parser.error("--tensorboard: install it with pip install -r requirements-extras.txt")
     if args.gpu is not None and not args.gpu.isdigit():
         parser.error(f"--gpu takes a GPU's number, not {args.gpu!r}")
     _check_data_flags(parser, args)
@@ -451,6 +491,11 @@ def _check_data_flags(parser: _Parser, args: argparse.Namespace) -> None:
         parser.error("predictions need an --output_dir")
     if args.folds and args.test_file:
         parser.error("--folds trains no one model that could predict --test_file")
+    if args.calibrate and (args.only_inference or args.regression):
+        parser.error(
+            "--calibrate follows the training of a classifier: leave --only_inference "
+            "and --regression out"
+        )
     if args.regression and args.class_weights:
         parser.error("--class_weights: a regression has no classes")
     columns = [args.text_a_column, args.text_b_column, args.label_column]

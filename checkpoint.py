@@ -22,13 +22,15 @@ from bert.errors import UserError
 from bert.parameters import read_params, write_params
 
 # Raised when the content of a checkpoint changes its meaning.
-_FORMAT = 1
+_FORMAT = 2
 RESULT_FILES = (
     "config.json",
     "vocab.txt",
     "model.params",
     "dev_predictions.tsv",
     "dev_predictions_mm.tsv",
+    "dev_mistakes.tsv",
+    "dev_examples.params",
     "metrics.json",
 )
 

@@ -12,8 +12,13 @@ from reading import Examples
 # Training batches are cut from pieces of this many batches, each sorted by length: large enough
 # that a batch has hardly any padding, small enough that epochs differ. transformers' value.
 _BATCHES_A_SORTED_PIECE = 50
+# The file of a run's dev examples: what its model is checked on wherever it is exported.
+DEV_EXAMPLES = "dev_examples.params"
 # A padded length is a multiple of this, so that few distinct shapes have to be allocated.
 _LENGTH_MULTIPLE = 8
+
+
+_ARRAYS = ("input_ids", "offsets", "first_segment", "label", "truncated")
 
 
 @dataclass
@@ -42,6 +47,32 @@ class TokenizedExamples:
         """Return all that training depends on."""
         return self.input_ids, self.offsets, self.first_segment, self.label
 
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Return all of it by name, for a file; the inverse is :meth:`from_arrays`."""
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        arrays["truncated"] = self.truncated.view(np.uint8)
+        return {**arrays, "max_len": np.array([self.max_len], np.int32)}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> TokenizedExamples:
+        """Make examples of arrays by name.
+
+        Raises
+        ------
+        ValueError
+            One is missing, or they are not those of examples.
+        """
+        try:
+            examples = cls(**{**arrays, "max_len": int(arrays["max_len"][0])})
+            lengths, ends = examples.lengths, examples.offsets[[0, -1]].tolist()
+        except (KeyError, TypeError, IndexError):
+            raise ValueError("it lacks arrays") from None
+        if len(lengths) != len(examples) or min(lengths, default=0) < 1:
+            raise ValueError("its lengths are not those of examples")
+        if ends != [0, len(examples.input_ids)] or len(examples.first_segment) != len(examples):
+            raise ValueError("its arrays do not fit each other")
+        return examples
+
     def take(self, indices: np.ndarray) -> TokenizedExamples:
         """Return the examples with these indices, in their order."""
         lengths = self.lengths[indices]
@@ -63,6 +94,44 @@ def tokenize(examples: Examples, tokenizer: BERTTokenizer, max_len: int) -> Toke
     """Turn examples into token ids of at most ``max_len`` tokens each."""
     encoded = tokenizer.encode(examples.text_a, examples.text_b, max_len)
     return TokenizedExamples(*encoded[:3], examples.label, max_len, encoded.truncated)
+
+
+def length_statistics(
+    examples: TokenizedExamples, batch_size: int | None = None, seed: int = 0
+) -> dict:
+    """Count examples by their tokens, and with ``batch_size`` what padding would add.
+
+    Returns
+    -------
+    dict
+        ``examples``, ``tokens``, ``truncated``; ``lengths``: {tokens: examples} in steps of 8,
+        each step's upper end; ``padding``: the share of a batch's rows that were padding if each
+        example were padded to ``max_len``, to the longest of a random batch, and to the longest
+        of the batches that :func:`training_batches` cuts for the first epoch.
+    """
+    lengths = examples.lengths
+    upper, counts = np.unique(-(-lengths // _LENGTH_MULTIPLE), return_counts=True)
+    statistics = {
+        "examples": len(examples),
+        "tokens": int(lengths.sum()),
+        "truncated": int(examples.truncated.sum()),
+        "lengths": {
+            str(n * _LENGTH_MULTIPLE): count
+            for n, count in zip(upper.tolist(), counts.tolist(), strict=True)
+        },
+    }
+    if batch_size:
+        order = np.random.default_rng(seed).permutation(len(examples))
+        shuffled = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+        alike = training_batches(lengths, batch_size, seed, epoch=1)
+        rows = {
+            "max_len": len(examples) * examples.max_len,
+            "random batches": sum(len(part) * int(lengths[part].max()) for part in shuffled),
+            "batches of similar length": sum(len(p) * int(lengths[p].max()) for p in alike),
+        }
+        tokens = statistics["tokens"]
+        statistics["padding"] = {name: 1 - tokens / count for name, count in rows.items()}
+    return statistics
 
 
 def training_batches(

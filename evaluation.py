@@ -5,18 +5,20 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable
+from pathlib import Path
 
 import mxnet as mx
 import numpy as np
 from mxnet.gluon.loss import Loss, SoftmaxCrossEntropyLoss
 from scipy.special import softmax
 
+import checkpoint
 import metrics
 from bert.classifier import BERTClassifier
-from bert.errors import UserError
 from dataset import TokenizedExamples
 from reading import Examples
 from report import log
+from splits import Data
 from tasks import Task
 from training import predict
 
@@ -32,46 +34,6 @@ class WeightedCrossEntropy(Loss):
     def forward(self, logits: mx.nd.NDArray, label: mx.nd.NDArray) -> mx.nd.NDArray:
         weights = self._weights.as_in_context(logits.context).take(label)
         return self._cross_entropy(logits, label, weights.expand_dims(1))
-
-
-def parse_class_weights(text: str, task: Task, label: np.ndarray) -> np.ndarray:
-    """Return a weight for each label.
-
-    Parameters
-    ----------
-    text : str
-        ``balanced``: examples / (classes × examples of the label), so that every label counts
-        the same and the mean weight of an example is 1; or ``label=weight,…``, where a label not
-        named weighs 1.
-    task : Task
-    label : int array ``[examples]``
-        Of the training examples.
-
-    Raises
-    ------
-    UserError
-        A label that the task does not have, or a weight that is not a positive number.
-    """
-    if text == "balanced":
-        counts = np.bincount(label, minlength=len(task.labels))
-        # A label without examples is never weighed.
-        return (len(label) / (len(task.labels) * np.maximum(counts, 1))).astype(np.float32)
-    weights = np.ones(len(task.labels), np.float32)
-    for part in text.split(","):
-        name, _, number = part.rpartition("=")
-        if name not in task.labels:
-            raise UserError(
-                f"--class_weights {text}: {name or part!r} is none of the labels "
-                f"({', '.join(task.labels)}); write balanced or label=weight,…"
-            )
-        try:
-            weight = float(number)
-        except ValueError:
-            weight = 0.0
-        if not 0 < weight < float("inf"):
-            raise UserError(f"--class_weights {text}: {number!r} is not a positive number")
-        weights[task.labels.index(name)] = weight
-    return weights
 
 
 def evaluate(
@@ -123,10 +85,72 @@ def predictions_text(logits: np.ndarray, label: np.ndarray | None, task: Task) -
     return text.getvalue()
 
 
-def logits_of(predictions: str) -> np.ndarray:
-    """Return the logits ``[examples, classes]`` in a text by :func:`predictions_text`, labelled."""
+def labels_of(predictions: str) -> list[str]:
+    """Return the true labels in a text by :func:`predictions_text`, labelled."""
     _, *rows = csv.reader(io.StringIO(predictions), delimiter="\t")
-    return np.array([row[3:] for row in rows], np.float32)
+    return [row[1] for row in rows]
+
+
+def logits_of(predictions: str) -> np.ndarray:
+    """Return the logits ``[examples, outputs]`` in a text by :func:`predictions_text`, labelled.
+
+    Those of a regression are its predictions.
+    """
+    _, *rows = csv.reader(io.StringIO(predictions), delimiter="\t")
+    return np.array([row[3:] or row[2:] for row in rows], np.float32)
+
+
+def mistakes_text(examples: Examples, logits: np.ndarray, task: Task, most: int = 20) -> str:
+    """Return a TSV of the mistakes a model was surest of (of a regression: its largest errors).
+
+    Columns: index, label, prediction, probability (regression: error), text_a, text_b.
+    """
+    if task.regression:
+        predicted, label = logits[:, 0].astype(np.float64), examples.label.astype(np.float64)
+        size = np.abs(predicted - label)
+        wrong = size > 0
+    else:
+        probability = softmax(logits.astype(np.float64), axis=1)
+        predicted, label, size = probability.argmax(axis=1), examples.label, probability.max(axis=1)
+        wrong = predicted != label
+    text = io.StringIO()
+    rows = csv.writer(text, delimiter="\t", lineterminator="\n")
+    measure = "error" if task.regression else "probability"
+    rows.writerow(["index", "label", "prediction", measure, "text_a", "text_b"])
+    surest = np.argsort(-size, kind="stable")
+    for index in surest[wrong[surest]][:most]:
+        pair = (label[index], predicted[index])
+        shown = [f"{x:.6g}" for x in pair] if task.regression else [task.labels[i] for i in pair]
+        texts = [text[index] if text else "" for text in (examples.text_a, examples.text_b)]
+        rows.writerow([index, *shown, f"{size[index]:.6g}", *texts])
+    return text.getvalue()
+
+
+def predict_test(
+    net: BERTClassifier,
+    data: Data,
+    as_submission: bool,
+    batch_size: int,
+    results: dict,
+    output_dir: Path,
+    ctx: mx.Context,
+) -> None:
+    """Write the predictions of the test splits; a user's own labelled one is measured too."""
+    for name, examples in data.test.items():
+        logits = predict(net, examples, batch_size, ctx)
+        if as_submission:
+            path = output_dir / "predictions" / f"{name}.tsv"
+            path.parent.mkdir(exist_ok=True)
+            checkpoint.write_text(path, submission_text(logits, data.task))
+        else:
+            path = output_dir / "test_predictions.tsv"
+            label = examples.label if name in data.labelled_tests else None
+            checkpoint.write_text(path, predictions_text(logits, label, data.task))
+            if label is not None:
+                results["test"] = metrics.evaluate(logits, label, data.task.metrics)
+                scores = ", ".join(f"{name} {value:.4f}" for name, value in results["test"].items())
+                log.info(f"test      {scores}")
+        log.info(f"written to {path}")
 
 
 def log_predictions(examples: Examples, logits: np.ndarray, task: Task) -> None:

@@ -6,8 +6,9 @@
 
 Reads a task's files, trains, evaluates on the dev split after every epoch, and leaves in
 --output_dir the best epoch's model.params, config.json and vocab.txt (all that is needed to load
-it again), metrics.json, dev_predictions.tsv and train.log. A run that was stopped, by whatever,
-goes on with the same flags and --resume, and ends with the same bytes.
+it again), a README.md that says what it is, metrics.json, dev_predictions.tsv and train.log. A run
+that was stopped, by whatever, goes on with the same flags and --resume, and ends with the same
+bytes.
 
 Exit codes: 0 done; 1 the run failed; 2 a flag or a file is wrong; 130, 143 interrupted.
 """
@@ -17,7 +18,7 @@ from __future__ import annotations
 import sys
 
 import interrupt
-from arguments import MODEL_DEFAULTS, RESULT_ARGUMENTS, parse_args
+from arguments import MODEL_DEFAULTS, parse_args
 from bert import runtime
 
 # MXNet takes its number of threads from the environment while it is loaded, so the flags come
@@ -34,33 +35,24 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import mxnet as mx
-import numpy as np
 
 import checkpoint
-import dataset
 import metrics
 import preflight
+import repeats
 import report
 from bert import native, zoo
 from bert.classifier import BERTClassifier, load_classifier
-from bert.convert import config_to_huggingface, read_json
+from bert.convert import config_to_huggingface
 from bert.errors import UserError
-from bert.parameters import read_params, set_parameters
 from bert.tokenizer import BERTTokenizer
 from checkpoint import SaveError
-from evaluation import (
-    evaluate,
-    log_predictions,
-    logits_of,
-    parse_class_weights,
-    predictions_text,
-    submission_text,
-)
-from fitting import log_results, new_trainer, num_parameters, train_one
+from evaluation import evaluate, predict_test
+from fitting import fit, new_head, new_trainer, num_parameters
 from report import log
-from splits import folds, read_splits
+from splits import read_splits, tokenize_splits
 from tasks import Task, task_from_config, task_to_config
-from training import NotFiniteError, OutOfMemoryError, predict, seed_of
+from training import NotFiniteError, OutOfMemoryError
 
 
 def main(args: argparse.Namespace) -> None:
@@ -79,6 +71,7 @@ def finetune(args: argparse.Namespace, output_dir: Path | None) -> None:
         net, tokenizer, config = load_classifier(args.model_parameters, args.dropout, ctx)
         agree_with_config(args, config)
         trained = task_from_config(config)
+        config.pop("calibration", None)  # it is that of the model to begin with
     splits = read_splits(args, trained)
     task = splits.task
     if not args.model_parameters:
@@ -88,64 +81,43 @@ def finetune(args: argparse.Namespace, output_dir: Path | None) -> None:
     compile_network(args, net, ctx)
 
     preflight.log_bad_rows(splits.bad_rows, output_dir)
-
-    def tokenize(examples):
-        return dataset.tokenize(examples, tokenizer, args.max_len)
-
-    dev = {suffix: tokenize(examples) for suffix, examples in splits.dev.items()}
-    test = {name: tokenize(examples) for name, examples in splits.test.items()}
-    train = None
-    if splits.train:
-        train = tokenize(splits.train)
-        splits.train = None  # the texts may take as much memory as the token ids
-    labelled = {"train": train} if train else {}
-    labelled |= {f"dev{suffix}": examples for suffix, examples in dev.items()}
-    preflight.log_data(task, labelled, test)
+    data = tokenize_splits(splits, tokenizer, args.max_len, args.class_weights)
+    preflight.log_data(data)
     log_machine(args, net, ctx)
-    class_weights = None
-    if args.class_weights and train:
-        class_weights = parse_class_weights(args.class_weights, task, train.label)
-        shown = zip(task.labels, class_weights, strict=True)
-        log.info(f"weights   {', '.join(f'{label}: {weight:.4g}' for label, weight in shown)}")
 
     if args.check:
-        examples = train or next(iter((dev | test).values()))
-        preflight.log_examples(task, examples, tokenizer)
-        if train:
+        preflight.log_examples(
+            task, data.train or next(iter((data.dev | data.test).values())), tokenizer
+        )
+        if data.train:
 
             def check_trainer(longest, epochs):
-                return new_trainer(args, net, longest, task, class_weights, ctx, epochs, None)
+                return new_trainer(args, net, data, longest, ctx, epochs, None)
 
-            preflight.try_a_batch(train, check_trainer, args.batch_size, args.epochs)
-    elif args.folds:
-        cross_validate(args, task, train, class_weights, output_dir, ctx)
+            preflight.try_a_batch(data.train, check_trainer, args.batch_size, args.epochs)
     elif args.only_inference:
-        results = {"task": task.name}
-        if dev:
-            results["dev"], logits = evaluate(net, dev, task, args.dev_batch_size, ctx)
-            log.info("\n" + report.table(list(results["dev"]), [list(results["dev"].values())]))
-            if not task.regression:
-                results |= metrics.by_class(logits[""], dev[""].label, task.labels)
-                report.log_classes(results)
-        predict_test(args, net, test, splits, results, output_dir, ctx)
-        if output_dir:
-            checkpoint.write_json(output_dir / "eval_metrics.json", results)
-            log.info(f"written to {output_dir / 'eval_metrics.json'}")
+        only_inference(args, net, data, output_dir, ctx)
+    elif args.folds:
+        repeats.cross_validate(args, net, tokenizer, config, data, output_dir, ctx)
+    elif args.seeds:
+        repeats.train_seeds(args, net, tokenizer, config, data, trained, output_dir, ctx)
     else:
-        run = train_one(
-            args, net, tokenizer, config, task, train, dev, class_weights, output_dir, ctx
-        )
-        if run is None:
-            return
-        if not task.regression and "" in splits.dev:
-            logits = logits_of(run.predictions["dev_predictions.tsv"])
-            log_predictions(splits.dev[""], logits, task)
-        if test:
-            best = output_dir / "model.params"
-            set_parameters(net, read_params(best), [ctx], best)
-            predict_test(args, net, test, splits, run.results, output_dir, ctx)
-            checkpoint.write_json(output_dir / "metrics.json", run.results)
-        log_results(run.results, task, output_dir)
+        fit(args, net, tokenizer, config, data, output_dir, ctx)
+
+
+def only_inference(args, net, data, output_dir, ctx) -> None:
+    """Measure --model_parameters on the dev split, and predict the test split."""
+    results = {"task": data.task.name}
+    if data.dev:
+        results["dev"], logits = evaluate(net, data.dev, data.task, args.dev_batch_size, ctx)
+        log.info("\n" + report.table(list(results["dev"]), [list(results["dev"].values())]))
+        if not data.task.regression:
+            results |= metrics.by_class(logits[""], data.dev[""].label, data.task.labels)
+            report.log_classes(results)
+    predict_test(net, data, args.predict_test, args.dev_batch_size, results, output_dir, ctx)
+    if output_dir:
+        checkpoint.write_json(output_dir / "eval_metrics.json", results)
+        log.info(f"written to {output_dir / 'eval_metrics.json'}")
 
 
 def check_output_dir(args: argparse.Namespace, output_dir: Path) -> None:
@@ -155,65 +127,12 @@ def check_output_dir(args: argparse.Namespace, output_dir: Path) -> None:
         Path(source).resolve() if Path(source).is_dir() else Path(source).resolve().parent
     ):
         raise UserError(f"--output_dir {output_dir} holds the model to begin with: choose another")
-    folders = (output_dir, *output_dir.glob("fold_*"))
+    folders = (output_dir, *output_dir.glob("fold_*"), *output_dir.glob("seed-*"))
     if any(map(checkpoint.holds_run, folders)) and not (args.resume or args.overwrite):
         raise UserError(
             f"{output_dir} holds a run already: --resume continues it, --overwrite deletes it, or "
             "choose another --output_dir"
         )
-
-
-def cross_validate(args, task, train, class_weights, output_dir, ctx) -> None:
-    """Train once for every fold, from the pretrained model on; metrics.json gets mean and sd."""
-    scores = []
-    parts = folds(train.label, args.folds, args.seed, task.regression)
-    for number, (rest, part) in enumerate(parts, start=1):
-        log.info(f"\nfold {number} of {args.folds}: {len(rest)} to train on, {len(part)} to dev")
-        net, tokenizer, config = new_classifier(args, task, ctx)
-        compile_network(args, net, ctx)
-        fold_dir = output_dir / f"fold_{number}"
-        fold_dir.mkdir(exist_ok=True)
-        fold_data = (train.take(rest), {"": train.take(part)})
-        config |= task_to_config(task)
-        run = train_one(
-            args, net, tokenizer, config, task, *fold_data, class_weights, fold_dir, ctx
-        )
-        if run:
-            log_results(run.results, task, fold_dir)
-        scores.append(read_json(fold_dir / "metrics.json")["best"]["dev"])
-    columns = {name: np.array([score[name] for score in scores]) for name in scores[0]}
-    results = {
-        "task": task.name,
-        "seed": args.seed,
-        "arguments": {name: getattr(args, name) for name in RESULT_ARGUMENTS},
-        "folds": scores,
-        "mean": {name: float(values.mean()) for name, values in columns.items()},
-        "standard_deviation": {name: float(v.std(ddof=1)) for name, v in columns.items()},
-    }
-    checkpoint.write_json(output_dir / "metrics.json", results)
-    rows = [[number, *score.values()] for number, score in enumerate(scores, start=1)]
-    rows += [["mean", *results["mean"].values()], ["sd", *results["standard_deviation"].values()]]
-    log.info("\n" + report.table(["fold", *(f"dev {name}" for name in columns)], rows))
-    log.info(f"each fold's best epoch; files in {output_dir}")
-
-
-def predict_test(args, net, test, splits, results, output_dir, ctx) -> None:
-    """Write the predictions of the test splits; a user's own labelled one is measured too."""
-    for name, examples in test.items():
-        logits = predict(net, examples, args.dev_batch_size, ctx)
-        if args.predict_test:
-            path = output_dir / "predictions" / f"{name}.tsv"
-            path.parent.mkdir(exist_ok=True)
-            checkpoint.write_text(path, submission_text(logits, splits.task))
-        else:
-            path = output_dir / "test_predictions.tsv"
-            label = examples.label if splits.test[name].labelled else None
-            checkpoint.write_text(path, predictions_text(logits, label, splits.task))
-            if label is not None:
-                results["test"] = metrics.evaluate(logits, label, splits.task.metrics)
-                scores = ", ".join(f"{name} {value:.4f}" for name, value in results["test"].items())
-                log.info(f"test      {scores}")
-        log.info(f"written to {path}")
 
 
 def context(gpu: str | None) -> mx.Context:
@@ -248,8 +167,7 @@ def new_classifier(
             f"--max_len {args.max_len}: this BERT has {bert.config.max_length} positions"
         )
     net = BERTClassifier(bert, task.outputs, args.dropout)
-    mx.random.seed(seed_of(args.seed, 0), ctx)
-    net.classifier.initialize(ctx=ctx)
+    new_head(net, args.seed, ctx)
     config = {
         **config_to_huggingface(bert.config),
         "architectures": ["BertForSequenceClassification"],

@@ -1,9 +1,10 @@
-"""From pretrained network to trained one: a run that is saved on its way, and folds of it."""
+"""From pretrained network to trained one: a run that is saved on its way, and what follows it."""
 
 from __future__ import annotations
 
 import argparse
 import math
+import platform
 from contextlib import closing
 from pathlib import Path
 
@@ -11,30 +12,51 @@ import mxnet as mx
 import numpy as np
 from mxnet.gluon.loss import L2Loss, SoftmaxCrossEntropyLoss
 
+import calibration
 import checkpoint
+import event_files
 import interrupt
 import metrics
+import model_card
 import optimizer
 import report
 from arguments import CHECKPOINT_SECONDS, RESULT_ARGUMENTS
 from bert import native, runtime
 from bert.classifier import BERTClassifier, config_text
+from bert.convert import read_json
 from bert.errors import UserError
-from bert.parameters import parameters_of, read_params
+from bert.parameters import parameters_of, read_params, set_parameters
 from bert.tokenizer import BERTTokenizer
-from dataset import TokenizedExamples
-from evaluation import WeightedCrossEntropy, evaluate, predictions_text
+from dataset import DEV_EXAMPLES, length_statistics
+from evaluation import (
+    WeightedCrossEntropy,
+    evaluate,
+    labels_of,
+    log_predictions,
+    logits_of,
+    mistakes_text,
+    predict_test,
+    predictions_text,
+)
+from event_files import EventFile
 from report import ProgressReport, log
 from run import Run
-from tasks import Task
-from training import Trainer
+from splits import Data
+from training import Trainer, seed_of
 
 
-def new_trainer(args, net, train, task, class_weights, ctx, epochs, max_updates) -> Trainer:
-    if task.regression:
+def new_head(net: BERTClassifier, seed: int, ctx: mx.Context) -> None:
+    """Give a network a new last layer, which is a function of the seed."""
+    mx.random.seed(seed_of(seed, 0), ctx)
+    net.classifier.initialize(ctx=ctx, force_reinit=True)
+
+
+def new_trainer(args, net, data, train, ctx, epochs, max_updates) -> Trainer:
+    """Return what trains a network on ``train`` (examples of ``data``)."""
+    if data.task.regression:
         loss = L2Loss(weight=2)  # Gluon's halves the squared error
-    elif class_weights is not None:
-        loss = WeightedCrossEntropy(class_weights)
+    elif data.class_weights is not None:
+        loss = WeightedCrossEntropy(data.class_weights)
     else:
         loss = SoftmaxCrossEntropyLoss()
     return Trainer(
@@ -58,30 +80,82 @@ def num_parameters(net: BERTClassifier) -> int:
     return sum(math.prod(parameter.shape) for parameter in parameters_of(net).values())
 
 
+def fit(
+    args: argparse.Namespace,
+    net: BERTClassifier,
+    tokenizer: BERTTokenizer,
+    config: dict,
+    data: Data,
+    output_dir: Path,
+    ctx: mx.Context,
+) -> dict:
+    """Train one model, predict the test splits with the best, and leave all files in output_dir.
+
+    Where --resume finds the run finished, only what follows the training is made again.
+
+    Returns
+    -------
+    dict
+        The content of metrics.json.
+    """
+    train_one(args, net, tokenizer, config, data, output_dir, ctx)
+    results = read_json(output_dir / "metrics.json")
+    if data.test:
+        best = output_dir / "model.params"
+        set_parameters(net, read_params(best), [ctx], best)
+        predict_test(net, data, args.predict_test, args.dev_batch_size, results, output_dir, ctx)
+        checkpoint.write_json(output_dir / "metrics.json", results)
+    if args.calibrate:
+        calibrate(output_dir)
+    model_card.write(output_dir, results, log.warning)
+    if data.dev_texts and not data.task.regression:
+        logits = logits_of((output_dir / "dev_predictions.tsv").read_text(encoding="utf-8"))
+        log_predictions(data.dev_texts, logits, data.task)
+    log_results(results, data.task, output_dir)
+    return results
+
+
+def calibrate(output_dir: Path) -> None:
+    """Fit temperature and threshold to the best epoch's dev logits, into config.json."""
+    text = (output_dir / "dev_predictions.tsv").read_text(encoding="utf-8")
+    config = read_json(output_dir / "config.json")
+    names = config["label2id"]
+    label = np.array([names[name] for name in labels_of(text)])
+    found = calibration.fit(logits_of(text), label)
+    vocabulary = (output_dir / "vocab.txt").read_bytes().decode()
+    checkpoint.write_text(
+        output_dir / "config.json", config_text({**config, "calibration": found}, vocabulary)
+    )
+    log.info(
+        f"\ncalibrated on the {len(label)} dev examples: temperature {found['temperature']:.3f}, "
+        f"expected calibration error {found['ece_before']:.4f} before, {found['ece_after']:.4f} "
+        "after"
+    )
+    if "threshold" in found:
+        log.info(
+            f"threshold {found['threshold']:.4f} for label {list(names)[1]!r}: F1 "
+            f"{found['f1_before']:.4f} at 0.5, {found['f1_after']:.4f} with it"
+        )
+
+
 def train_one(
     args: argparse.Namespace,
     net: BERTClassifier,
     tokenizer: BERTTokenizer,
     config: dict,
-    task: Task,
-    train: TokenizedExamples,
-    dev: dict[str, TokenizedExamples],
-    class_weights: np.ndarray | None,
+    data: Data,
     output_dir: Path,
     ctx: mx.Context,
-) -> Run | None:
-    """Train one model and leave its files in output_dir, going on with a run that is there.
-
-    Returns None where --resume finds that the run is finished already.
-    """
+) -> None:
+    """Train one model and leave its files in output_dir, going on with a run that is there."""
     # The new layer of a pretrained BERT is a function of the seed.
     pretrained = net if args.model_parameters else net.bert
     weights = (parameter.data().asnumpy() for parameter in parameters_of(pretrained).values())
-    dev_arrays = (array for part in dev.values() for array in part.arrays())
+    dev_arrays = (array for part in data.dev.values() for array in part.arrays())
     identity = {
         "arguments": {name: getattr(args, name) for name in RESULT_ARGUMENTS},
         "contents": {
-            "training data": checkpoint.fingerprint(train.arrays()),
+            "training data": checkpoint.fingerprint(data.train.arrays()),
             "dev data": checkpoint.fingerprint(dev_arrays),
             "pretrained weights": checkpoint.fingerprint(weights),
         },
@@ -94,14 +168,17 @@ def train_one(
         "MXNet": mx.__version__,
         "NumPy": np.__version__,
     }
-    trainer = new_trainer(
-        args, net, train, task, class_weights, ctx, args.epochs, args.training_steps
-    )
+    trainer = new_trainer(args, net, data, data.train, ctx, args.epochs, args.training_steps)
     header = {
-        "task": task.name,
+        "task": data.task.name,
         "seed": args.seed,
         "arguments": identity["arguments"],
+        "environment": {"Python": platform.python_version(), **environment},
         "num_parameters": num_parameters(net),
+        "data": {
+            "train": length_statistics(data.train, args.batch_size, args.seed),
+            **{f"dev{suffix}": length_statistics(part) for suffix, part in data.dev.items()},
+        },
     }
     run = Run(output_dir, trainer, header, identity, environment, args.keep_checkpoints)
     with closing(run):
@@ -111,7 +188,7 @@ def train_one(
             if saved[0]["finished"]:
                 read_params(output_dir / "model.params")  # says so if it is damaged
                 log.info(f"the run in {output_dir} is finished: there is nothing to resume")
-                return None
+                return
             run.restore(*saved)
             log.info(f"resumed   after update {trainer.updates} of {trainer.total_updates}")
         else:
@@ -119,13 +196,14 @@ def train_one(
                 log.info("resumed   from the beginning: there is no whole checkpoint")
             if args.overwrite:
                 checkpoint.remove_run(output_dir)
+                event_files.remove(output_dir)
             run.save(with_checkpoint=True)
         vocabulary = tokenizer.vocabulary_text()
         checkpoint.write_text(output_dir / "vocab.txt", vocabulary)
         checkpoint.write_text(output_dir / "config.json", config_text(config, vocabulary))
+        checkpoint.write_arrays(output_dir / DEV_EXAMPLES, data.dev[""].to_arrays())
         with interrupt.deferred():
-            train_epochs(args, trainer, run, net, dev, task, ctx)
-    return run
+            train_epochs(args, trainer, run, net, data, output_dir, ctx)
 
 
 def check_same_run(output_dir: Path, saved: dict, identity: dict, environment: dict) -> None:
@@ -154,7 +232,7 @@ def check_same_run(output_dir: Path, saved: dict, identity: dict, environment: d
             )
 
 
-def train_epochs(args, trainer, run, net, dev, task, ctx) -> None:
+def train_epochs(args, trainer, run, net, data, output_dir, ctx) -> None:
     """Train to the end, evaluating and saving on the way; the best model's files are there after.
 
     Raises
@@ -162,6 +240,7 @@ def train_epochs(args, trainer, run, net, dev, task, ctx) -> None:
     Interrupted
         A signal has come; a checkpoint is written.
     """
+    task, dev = data.task, data.dev
     total, epoch_length = trainer.total_updates, trainer.updates_per_epoch
 
     def finished() -> bool:
@@ -180,11 +259,21 @@ def train_epochs(args, trainer, run, net, dev, task, ctx) -> None:
         every = [n for n in (epoch_length, args.eval_steps, args.checkpoint_steps) if n]
         return min(total, *((trainer.updates // n + 1) * n for n in every))
 
-    with ProgressReport(total, trainer.updates, args.log_interval) as progress:
+    with (
+        ProgressReport(total, trainer.updates, args.log_interval) as progress,
+        EventFile(output_dir, args.tensorboard, trainer.updates, log.warning) as events,
+    ):
 
         def on_update(update) -> bool:
             run.add(update)
             progress(update)
+            scalars = {
+                "train/loss": update.loss,
+                "train/learning_rate": update.lr,
+                "train/gradient_norm": update.gradient_norm,
+                "train/samples_per_second": update.samples_per_second,
+            }
+            events.add(update.update, scalars)
             return interrupt.received() or time_to_save()
 
         while not (finished() or interrupt.received()):
@@ -195,6 +284,7 @@ def train_epochs(args, trainer, run, net, dev, task, ctx) -> None:
                     )
                 except interrupt.Interrupted:
                     break  # the run that resumes this one evaluates again
+                events.add(trainer.updates, {f"dev/{name}": x for name, x in dev_metrics.items()})
                 epoch = -(-trainer.updates // epoch_length)
                 details = {}
                 if not task.regression:
@@ -205,6 +295,10 @@ def train_epochs(args, trainer, run, net, dev, task, ctx) -> None:
                     )
                     for suffix, part in dev.items()
                 }
+                if data.dev_texts:
+                    predictions["dev_mistakes.tsv"] = mistakes_text(
+                        data.dev_texts, logits[""], task
+                    )
                 improved = run.record(epoch, task.metrics[0], dev_metrics, details, predictions)
                 log.info(
                     f"epoch {epoch}, update {trainer.updates}: dev "

@@ -10,8 +10,9 @@ was trained on, or text_a (and text_b); other columns are left aside. Standard i
 a line: text_a, or text_a<TAB>text_b, or, where it begins with {, a JSON object.
 
 An output row has the input's row number (index, from 0), the label, and every label's probability;
-for a regression the score. Rows come out in the order they went in. --output FILE is FILE.partial
-until it is whole.
+for a regression the score. Where the run was calibrated (finetune_classifier.py --calibrate), the
+probabilities have its temperature and the label its threshold. Rows come out in the order they went
+in. --output FILE is FILE.partial until it is whole.
 
 Exit codes: 0 done, or nobody reads on; 1 the run failed; 2 a flag or a file is wrong; 130
 interrupted.
@@ -127,16 +128,20 @@ def main(args: argparse.Namespace) -> None:
         rows = line_rows(sys.stdin.buffer, task)
     chunk = args.batch_size * (_BATCHES_A_CHUNK if args.input else 1)
 
+    calibration = config.get("calibration", {})
+    threshold = calibration.get("threshold")
+
     def predict_rows(texts: list[list[str | None]]) -> np.ndarray:
         text_a, text_b = zip(*texts, strict=True)
         examples = Examples(
             text_a, None if task.text_b_column is None else text_b, np.zeros(len(texts), np.int32)
         )
         tokenized = dataset.tokenize(examples, tokenizer, config["max_len"])
-        return predict(net, tokenized, args.batch_size, ctx)
+        logits = predict(net, tokenized, args.batch_size, ctx)
+        return logits.astype(np.float64) / calibration.get("temperature", 1)
 
     if not args.output:
-        write_rows(sys.stdout.buffer, 0, rows, chunk, predict_rows, task, args.format)
+        write_rows(sys.stdout.buffer, 0, rows, chunk, predict_rows, task, args.format, threshold)
         return
     output, partial = Path(args.output), Path(args.output + ".partial")
     try:
@@ -144,7 +149,7 @@ def main(args: argparse.Namespace) -> None:
         for _ in islice(rows, done):  # read, and so checked, but not predicted again
             pass
         with partial.open("ab" if done else "wb") as file:
-            write_rows(file, done, rows, chunk, predict_rows, task, args.format)
+            write_rows(file, done, rows, chunk, predict_rows, task, args.format, threshold)
             os.fsync(file.fileno())
         partial.replace(output)
     except OSError as error:
@@ -193,7 +198,14 @@ def _values_of(content: dict, task: Task) -> list[str | None]:
     ]
 
 
-def write_rows(file, done, rows, chunk, predict_rows, task, output_format) -> None:
+def label_index(probability: np.ndarray, threshold: float | None) -> int:
+    """Return the label of an example: the most probable, or of two by a calibrated threshold."""
+    if threshold is not None and len(probability) == 2:
+        return int(probability[1] >= threshold)
+    return int(probability.argmax())
+
+
+def write_rows(file, done, rows, chunk, predict_rows, task, output_format, threshold) -> None:
     """Predict rows a chunk at a time, and write each chunk as soon as it is there."""
     names = ["score"] if task.regression else task.labels
     if output_format == "tsv" and not done:
@@ -209,8 +221,12 @@ def write_rows(file, done, rows, chunk, predict_rows, task, output_format) -> No
                 results = [[done + i, float(f"{row[0]:.6g}")] for i, row in enumerate(logits)]
             else:
                 results = [
-                    [done + i, task.labels[row.argmax()], *(float(f"{p:.6g}") for p in row)]
-                    for i, row in enumerate(softmax(logits.astype(np.float64), axis=1))
+                    [
+                        done + i,
+                        task.labels[label_index(row, threshold)],
+                        *(float(f"{p:.6g}") for p in row),
+                    ]
+                    for i, row in enumerate(softmax(logits, axis=1))
                 ]
             file.write(_tsv(results) if output_format == "tsv" else _json(results, task))
             file.flush()

@@ -13,6 +13,7 @@ from bert.tokenizer import BERTTokenizer
 from checkpoint import write_text
 from dataset import TokenizedExamples
 from report import log
+from splits import Data
 from tasks import Task
 from training import Trainer
 
@@ -32,13 +33,12 @@ def log_bad_rows(rows: list[tuple[Path, int, str]], output_dir: Path | None) -> 
         write_text(output_dir / "skipped_rows.tsv", "\n".join(lines) + "\n")
 
 
-def log_data(
-    task: Task,
-    labelled: dict[str, TokenizedExamples],
-    unlabelled: dict[str, TokenizedExamples],
-) -> None:
+def log_data(data: Data) -> None:
     """Print sizes, columns, label distribution, lengths and duplicates of the splits."""
-    parts = labelled | unlabelled
+    task = data.task
+    labelled = {"train": data.train} if data.train else {}
+    labelled |= {f"dev{suffix}": examples for suffix, examples in data.dev.items()}
+    parts = labelled | data.test
     sizes = ", ".join(f"{len(examples)} {name}" for name, examples in parts.items())
     log.info(f"task      {task.name}: {sizes}")
     texts = [name for name in (task.text_a_column, task.text_b_column) if name is not None]
@@ -63,6 +63,9 @@ def log_data(
             if shared:
                 found.append(f"{shared} of {name} are in {other} too")
     log.info(f"repeated  {'; '.join(found) or 'none'}")
+    if data.class_weights is not None:
+        shown = zip(task.labels, data.class_weights, strict=True)
+        log.info(f"weights   {', '.join(f'{label}: {weight:.4g}' for label, weight in shown)}")
 
 
 def _distribution(task: Task, label: np.ndarray) -> str:

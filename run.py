@@ -11,6 +11,8 @@ import numpy as np
 import checkpoint
 from training import NotFiniteError, Progress, Trainer
 
+# Points of the learning curve that metrics.json has, at most: what a picture can show.
+_MOST_POINTS = 300
 _PARAMETER, _OPTIMIZER, _BEST, _PREDICTIONS = "parameter:", "optimizer:", "best:", "predictions:"
 
 
@@ -50,7 +52,13 @@ class Run:
         environment: dict,
         keep_checkpoints: int,
     ):
-        self.results = {**header, "epochs": [], "best": None, "skipped_updates": 0}
+        self.results = {
+            **header,
+            "epochs": [],
+            "best": None,
+            "skipped_updates": 0,
+            "curve": {"update": [], "train_loss": [], "lr": [], "gradient_norm": []},
+        }
         self.evaluated = 0
         self.epochs_without_improvement = 0
         self._folder = folder
@@ -58,6 +66,8 @@ class Run:
         self._about = {"identity": identity, "environment": environment}
         self._keep = keep_checkpoints
         self._epoch = {"loss_sum": 0.0, "samples": 0, "seconds": 0.0}
+        self._point = {"loss_sum": 0.0, "samples": 0}  # the next of the curve
+        self._updates_a_point = -(-trainer.total_updates // _MOST_POINTS)
         self._best: dict[str, np.ndarray] = {}  # the best model's parameters
         self.predictions: dict[str, str] = {}  # its dev_predictions*.tsv: name -> text
         self._best_is_new = False
@@ -71,8 +81,18 @@ class Run:
     def add(self, progress: Progress) -> None:
         """Take note of an update."""
         if progress.problem is None:
-            self._epoch["loss_sum"] += progress.loss * progress.examples
-            self._epoch["samples"] += progress.examples
+            for sums in (self._epoch, self._point):
+                sums["loss_sum"] += progress.loss * progress.examples
+                sums["samples"] += progress.examples
+        if progress.update % self._updates_a_point == 0 and self._point["samples"]:
+            curve = self.results["curve"]
+            curve["update"].append(progress.update)
+            curve["train_loss"].append(self._point["loss_sum"] / self._point["samples"])
+            curve["lr"].append(progress.lr)
+            curve["gradient_norm"].append(
+                progress.gradient_norm if progress.problem is None else None
+            )
+            self._point = {"loss_sum": 0.0, "samples": 0}
         self.results["skipped_updates"] = self._trainer.skipped
 
     def record(
@@ -166,6 +186,7 @@ class Run:
                 "evaluated": self.evaluated,
                 "epochs_without_improvement": self.epochs_without_improvement,
                 "epoch_sums": self._epoch,
+                "point_sums": self._point,
             }
         )
 
@@ -198,6 +219,7 @@ class Run:
         self.evaluated = state["evaluated"]
         self.epochs_without_improvement = state["epochs_without_improvement"]
         self._epoch = state["epoch_sums"]
+        self._point = state["point_sums"]
         if arrays:
             self._trainer.restore(state["trainer"], part(_PARAMETER), part(_OPTIMIZER))
         if self.results["best"]:

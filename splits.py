@@ -12,6 +12,8 @@ import numpy as np
 from sklearn.model_selection import KFold, StratifiedKFold, train_test_split
 
 from bert.errors import UserError
+from bert.tokenizer import BERTTokenizer
+from dataset import TokenizedExamples, tokenize
 from reading import Examples, read_glue, read_own, read_own_training_file
 from tables import BadRows
 from tasks import OWN_DATA, Task, find_task, own_task, task_folder, test_files
@@ -27,6 +29,75 @@ class Splits:
     test: dict[str, Examples] = field(default_factory=dict)  # name of its predictions -> examples
     # Rows that were left out or mended: file, line, what is wrong.
     bad_rows: list[tuple[Path, int, str]] = field(default_factory=list)
+
+
+@dataclass
+class Data:
+    """What a run computes on: its splits as token ids."""
+
+    task: Task
+    train: TokenizedExamples | None
+    dev: dict[str, TokenizedExamples]
+    test: dict[str, TokenizedExamples] = field(default_factory=dict)
+    labelled_tests: frozenset[str] = frozenset()  # those of ``test`` whose labels are known
+    dev_texts: Examples | None = None  # of the dev split whose suffix is ""
+    class_weights: np.ndarray | None = None  # [classes] float32
+
+
+def tokenize_splits(
+    splits: Splits, tokenizer: BERTTokenizer, max_len: int, class_weights: str | None
+) -> Data:
+    """Turn splits into token ids, and give up the training texts (they may take as much memory)."""
+    dev = {suffix: tokenize(part, tokenizer, max_len) for suffix, part in splits.dev.items()}
+    test = {name: tokenize(part, tokenizer, max_len) for name, part in splits.test.items()}
+    train, weights = None, None
+    if splits.train:
+        train = tokenize(splits.train, tokenizer, max_len)
+        splits.train = None
+        if class_weights:
+            weights = parse_class_weights(class_weights, splits.task, train.label)
+    labelled = frozenset(name for name, part in splits.test.items() if part.labelled)
+    return Data(splits.task, train, dev, test, labelled, splits.dev.get(""), weights)
+
+
+def parse_class_weights(text: str, task: Task, label: np.ndarray) -> np.ndarray:
+    """Return a weight for each label.
+
+    Parameters
+    ----------
+    text : str
+        ``balanced``: examples / (classes × examples of the label), so that every label counts
+        the same and the mean weight of an example is 1; or ``label=weight,…``, where a label not
+        named weighs 1.
+    task : Task
+    label : int array ``[examples]``
+        Of the training examples.
+
+    Raises
+    ------
+    UserError
+        A label that the task does not have, or a weight that is not a positive number.
+    """
+    if text == "balanced":
+        counts = np.bincount(label, minlength=len(task.labels))
+        # A label without examples is never weighed.
+        return (len(label) / (len(task.labels) * np.maximum(counts, 1))).astype(np.float32)
+    weights = np.ones(len(task.labels), np.float32)
+    for part in text.split(","):
+        name, _, number = part.rpartition("=")
+        if name not in task.labels:
+            raise UserError(
+                f"--class_weights {text}: {name or part!r} is none of the labels "
+                f"({', '.join(task.labels)}); write balanced or label=weight,…"
+            )
+        try:
+            weight = float(number)
+        except ValueError:
+            weight = 0.0
+        if not 0 < weight < float("inf"):
+            raise UserError(f"--class_weights {text}: {number!r} is not a positive number")
+        weights[task.labels.index(name)] = weight
+    return weights
 
 
 def read_splits(args: argparse.Namespace, trained: Task | None) -> Splits:

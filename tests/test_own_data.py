@@ -11,9 +11,9 @@ import pytest
 from conftest import run_script
 
 from bert.errors import UserError
-from evaluation import WeightedCrossEntropy, parse_class_weights
+from evaluation import WeightedCrossEntropy
 from reading import read_own, read_own_training_file
-from splits import folds, split_off
+from splits import folds, parse_class_weights, split_off
 from tables import BadRows
 from tasks import own_task
 

@@ -1,0 +1,85 @@
+"""TensorBoard's event files: the curves of a run, while it is made."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+_PREFIX = "events.out.tfevents."
+
+
+class EventFile:
+    """Appends scalars to a new event file in a folder, if it is wanted.
+
+    Where a run goes on, TensorBoard is told to forget what it has seen from that update on. A
+    disk that is full ends the curves, not the run. Use as a context manager.
+
+    Parameters
+    ----------
+    folder : Path
+    wanted : bool, optional
+        None: where tensorboard is installed.
+    updates : int
+        Those that are done.
+    warn : function of str
+    """
+
+    def __init__(self, folder: Path, wanted: bool | None, updates: int, warn: Callable):
+        self._warn = warn
+        self._file = None
+        if wanted is None:
+            wanted = importlib.util.find_spec("tensorboard") is not None
+        if not wanted:
+            return
+        # It takes a fifth of a second, which only those pay who want it.
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._event, self._summary = Event, Summary
+        name = f"{_PREFIX}{int(time.time()):010d}.{os.getpid()}.{updates}"
+        try:
+            self._file = (folder / name).open("ab", buffering=0)
+        except OSError as error:
+            self._give_up(error)
+            return
+        self._records = RecordWriter(self._file)
+        self._write(file_version="brain.Event:2")
+        if updates:
+            restart = SessionLog(status=SessionLog.START)
+            self._write(step=updates + 1, session_log=restart)
+
+    def __enter__(self) -> EventFile:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self._file:
+            self._file.close()
+
+    def add(self, update: int, scalars: dict[str, float]) -> None:
+        """Append values at an update, by their names (as ``train/loss``)."""
+        if self._file:
+            values = [
+                self._summary.Value(tag=name, simple_value=value) for name, value in scalars.items()
+            ]
+            self._write(step=update, summary=self._summary(value=values))
+
+    def _write(self, **content) -> None:
+        event = self._event(wall_time=time.time(), **content)
+        try:
+            self._records.write(event.SerializeToString())
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        self._warn(f"warning: TensorBoard's event file ends here: {error.strerror}")
+        self._file = None
+
+
+def remove(folder: Path) -> None:
+    """Delete a run's event files."""
+    for path in folder.glob(_PREFIX + "*"):
+        path.unlink(missing_ok=True)
