@@ -105,9 +105,9 @@ def length_statistics(
     -------
     dict
         ``examples``, ``tokens``, ``truncated``; ``lengths``: {tokens: examples} in steps of 8,
-        each step's upper end; ``padding``: the share of a batch's rows that were padding if each
-        example were padded to ``max_len``, to the longest of a random batch, and to the longest
-        of the batches that :func:`training_batches` cuts for the first epoch.
+        each step's upper end; ``padding``: the share of padding if each example were padded to
+        ``max_len``, to the longest of a random batch, and to the longest of the batches that
+        :func:`training_batches` cuts for the first epoch (the fused operators need none).
     """
     lengths = examples.lengths
     upper, counts = np.unique(-(-lengths // _LENGTH_MULTIPLE), return_counts=True)
@@ -125,7 +125,7 @@ def length_statistics(
         shuffled = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
         alike = training_batches(lengths, batch_size, seed, epoch=1)
         rows = {
-            "max_len": len(examples) * examples.max_len,
+            f"all ({examples.max_len})": len(examples) * examples.max_len,
             "random batches": sum(len(part) * int(lengths[part].max()) for part in shuffled),
             "batches of similar length": sum(len(p) * int(lengths[p].max()) for p in alike),
         }

@@ -1,0 +1,249 @@
+"""Exports of a fine-tuned model: each computes the same elsewhere, and what cannot be is said."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import mxnet as mx
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from conftest import run_script, write_mrpc
+from test_own_data import FLAGS, write_sentences
+
+import export_classifier
+from bert import onnx_model
+from bert.classifier import load_classifier
+from bert.parameters import parameters_of, read_params, write_params
+from dataset import DEV_EXAMPLES, TokenizedExamples, padded_batch
+
+FORMATS = ("gluon", "huggingface", "onnx")
+
+
+@pytest.fixture
+def run_folder(finetune_here, glue_dir):
+    code, out = finetune_here("--data_dir", glue_dir, "--epochs", "1", "--lr", "1e-3")
+    assert code == 0
+    return out
+
+
+def export(run_folder, out, *flags) -> int:
+    argv = ["--model_dir", run_folder, "--out", out, *flags]
+    return export_classifier.command(export_classifier.parse_args([str(flag) for flag in argv]))
+
+
+def expected_logits(run_folder, batch) -> np.ndarray:
+    net, _, _ = load_classifier(run_folder)
+    return net(*(mx.nd.array(array, dtype="int32") for array in batch)).asnumpy()
+
+
+def dev_batches(run_folder):
+    """Batches of other sizes and lengths than the export was tried on, one of a single token."""
+    examples = TokenizedExamples.from_arrays(read_params(run_folder / DEV_EXAMPLES))
+    for indices in ([3], [1, 5, 7], list(range(13))):
+        yield padded_batch(examples, np.array(indices))
+    yield np.array([[2]], np.int32), np.zeros((1, 1), np.int32), np.array([1], np.int32)
+
+
+def test_mxnet_alone_loads_what_gluon_is_given(run_folder, tmp_path):
+    assert export(run_folder, tmp_path / "gluon", "--format", "gluon") == 0
+    program = """if True:
+        import sys, numpy as np
+        for name in ("bool", "int", "float", "object", "complex", "str"):
+            setattr(np, name, getattr(__import__("builtins"), name))
+        import mxnet as mx
+        folder, batch = sys.argv[1], np.load(sys.argv[2])
+        names = ["input_ids", "token_types", "valid_length"]
+        net = mx.gluon.SymbolBlock.imports(
+            f"{folder}/classifier-symbol.json", names, f"{folder}/classifier-0000.params")
+        inputs = [mx.nd.array(batch[name], dtype="int32") for name in names]
+        np.save(sys.argv[3], net(*inputs).asnumpy())
+    """
+    for number, batch in enumerate(dev_batches(run_folder)):
+        names = ("input_ids", "token_types", "valid_length")
+        np.savez(tmp_path / f"{number}.npz", **dict(zip(names, batch, strict=True)))
+        if number == 2:  # a process of its own, without this project, for one of them
+            arguments = (tmp_path / "gluon", tmp_path / "2.npz", tmp_path / "logits.npy")
+            run = run_script("-c", program, *arguments)
+            assert run.returncode == 0, run.stderr
+            logits = np.load(tmp_path / "logits.npy")
+            np.testing.assert_allclose(logits, expected_logits(run_folder, batch), atol=1e-5)
+        block = mx.gluon.SymbolBlock.imports(
+            str(tmp_path / "gluon/classifier-symbol.json"),
+            list(names),
+            str(tmp_path / "gluon/classifier-0000.params"),
+        )
+        logits = block(*(mx.nd.array(array, dtype="int32") for array in batch)).asnumpy()
+        np.testing.assert_allclose(logits, expected_logits(run_folder, batch), atol=1e-5)
+    text = (tmp_path / "gluon/classifier-symbol.json").read_text()
+    assert "bert_attention" not in text and "encoder.transformer_cells.1.proj.weight" in text
+
+
+def test_onnx_runtime_computes_any_batch_and_length(run_folder, tmp_path):
+    assert export(run_folder, tmp_path / "onnx", "--format", "onnx") == 0
+    model = onnx.load(tmp_path / "onnx/model.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    (opset,) = model.opset_import
+    assert opset.domain == "" and opset.version >= 13
+    inputs = {tensor.name: tensor.type.tensor_type.elem_type for tensor in model.graph.input}
+    assert inputs == dict.fromkeys(onnx_model.INPUTS, onnx.TensorProto.INT64)
+    session = onnxruntime.InferenceSession(tmp_path / "onnx/model.onnx")
+    for input_ids, token_types, valid_length in dev_batches(run_folder):
+        mask = np.arange(input_ids.shape[1]) < valid_length[:, None]
+        arrays = (input_ids, mask, token_types)
+        batch = {n: a.astype(np.int64) for n, a in zip(onnx_model.INPUTS, arrays, strict=True)}
+        (logits,) = session.run(["logits"], batch)
+        expected = expected_logits(run_folder, (input_ids, token_types, valid_length))
+        np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+def test_int8_is_smaller_and_nearly_the_same(run_folder, tmp_path, capsys):
+    flags = ("--format", "onnx", "--quantize", "dynamic")
+    assert export(run_folder, tmp_path / "int8", *flags) == 0
+    model = onnx.load(tmp_path / "int8/model.onnx")
+    kinds = {node.op_type for node in model.graph.node}
+    assert "MatMulInteger" in kinds and not (tmp_path / "int8/float32.onnx").exists()
+    table = capsys.readouterr().out
+    assert "onnx, int8" in table and "95 % interval" in table and "examples/s" in table
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_export_carries_tokenizer_labels_and_card(format, run_folder, tmp_path, capsys):
+    assert export(run_folder, tmp_path / "exported", "--format", format) == 0
+    names = {path.name for path in (tmp_path / "exported").iterdir()}
+    assert names >= {"config.json", "vocab.txt", "tokenizer.json", "README.md"}
+    config = json.loads((tmp_path / "exported/config.json").read_text())
+    assert config["id2label"] == {"0": "0", "1": "1"}
+    assert "largest difference" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_regression_is_exported_too(format, finetune_here, tmp_path):
+    train = write_sentences(tmp_path / "train.csv", 30, 0)
+    train.write_text(train.read_text().replace(",cat", ",1.5").replace(",dog", ",-2"))
+    files = ("--train_file", train, "--dev_fraction", "0.3", "--regression")
+    code, out = finetune_here(*FLAGS, *files, "--epochs", "1")
+    assert code == 0
+    assert export(out, tmp_path / "exported", "--format", format) == 0
+
+
+def break_parameters(folder):
+    arrays = read_params(folder / "model.params")
+    arrays["classifier.1.bias"] = arrays["classifier.1.bias"] + np.float32(1)
+    write_params(folder / "model.params", arrays)
+
+
+def other_task(folder):
+    arrays = read_params(folder / DEV_EXAMPLES)
+    arrays["label"] = arrays["label"] + 1
+    write_params(folder / DEV_EXAMPLES, arrays)
+
+
+def other_vocabulary(folder):
+    arrays = read_params(folder / DEV_EXAMPLES)
+    arrays["input_ids"] = arrays["input_ids"] + 10_000
+    write_params(folder / DEV_EXAMPLES, arrays)
+
+
+def more_labels(folder):
+    arrays = read_params(folder / "model.params")
+    for name in ("classifier.1.weight", "classifier.1.bias"):
+        arrays[name] = np.concatenate([arrays[name], arrays[name][:1]])
+    write_params(folder / "model.params", arrays)
+
+
+def cut(name):
+    def damage(folder):
+        (folder / name).write_bytes((folder / name).read_bytes()[:-20])
+
+    return damage
+
+
+def remove(name):
+    return lambda folder: (folder / name).unlink()
+
+
+DAMAGES = {
+    "no folder": (shutil.rmtree, "there is no fine-tuned model"),
+    "no run": (lambda f: [p.unlink() for p in f.iterdir()], "there is no fine-tuned model"),
+    "no parameters": (remove("model.params"), "there is no fine-tuned model"),
+    "no dev examples": (remove(DEV_EXAMPLES), "cannot read"),
+    "no predictions": (remove("dev_predictions.tsv"), "cannot read"),
+    "half the parameters": (cut("model.params"), "damaged"),
+    "half the dev examples": (cut(DEV_EXAMPLES), "damaged"),
+    "half the predictions": (cut("dev_predictions.tsv"), "dev_predictions.tsv"),
+    "half the config": (cut("config.json"), "config.json"),
+    "parameters of another epoch": (break_parameters, "still writing"),
+    "labels of another task": (other_task, "another task"),
+    "tokens of another model": (other_vocabulary, "another model"),
+    "parameters of another task": (more_labels, "classifier.1"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_folder_that_cannot_be_exported_is_one_sentence(damage, run_folder, tmp_path, capsys):
+    change, says = DAMAGES[damage]
+    change(run_folder)
+    capsys.readouterr()
+    assert export(run_folder, tmp_path / "exported", "--format", "onnx") == 2
+    sentence = capsys.readouterr().err
+    assert says in sentence and sentence.count("\n") == 1
+    assert not list(tmp_path.glob("*exported*"))
+
+
+def test_an_export_that_computes_something_else_is_not_kept(run_folder, tmp_path, monkeypatch):
+    # ONNX Runtime as it is, a graph with another epsilon: what a wrong table of names would do.
+    build = onnx_model.build
+    monkeypatch.setattr(
+        onnx_model,
+        "build",
+        lambda arrays, config: build(
+            {**arrays, "bert.pooler.bias": arrays["bert.pooler.bias"] + 1}, config
+        ),
+    )
+    assert export(run_folder, tmp_path / "exported", "--format", "onnx") == 1
+    assert not list(tmp_path.glob("*exported*"))
+
+
+def test_flags_that_do_not_go_together(run_folder, tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit:
+        export(run_folder, tmp_path / "x", "--format", "gluon", "--quantize", "dynamic")
+    assert exit.value.code == 2
+    (tmp_path / "there").mkdir()
+    assert export(run_folder, tmp_path / "there", "--format", "gluon") == 2
+    assert "is there already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 48])
+def test_the_onnx_graph_is_the_network_at_every_length(tiny_bert, tiny_config, length):
+    from bert import zoo
+    from bert.classifier import BERTClassifier
+
+    bert, _ = zoo.get_model(str(tiny_bert), cls_only=True)
+    net = BERTClassifier(bert, 3)
+    net.classifier.initialize(mx.init.Normal(0.5))
+    arrays = {name: p.data().asnumpy() for name, p in parameters_of(net).items()}
+    model = onnx_model.build(arrays, tiny_config)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    random = np.random.default_rng(length)
+    ids = random.integers(0, tiny_config.vocab_size, (5, length))
+    types = random.integers(0, 2, (5, length))
+    valid = np.array([length, 1, (length + 1) // 2, length, 1])
+    mask = (np.arange(length) < valid[:, None]).astype(np.int64)
+    (logits,) = session.run(
+        None, {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+    )
+    expected = net(*(mx.nd.array(array, dtype="int32") for array in (ids, types, valid)))
+    np.testing.assert_allclose(logits, expected.asnumpy(), atol=2e-5)
+
+
+def test_the_script_runs_from_the_shell(finetune_here, tmp_path):
+    glue_dir = write_mrpc(tmp_path / "glue", train=8, dev=4)
+    code, out = finetune_here("--data_dir", glue_dir, "--epochs", "1")
+    assert code == 0
+    flags = ("--model_dir", out, "--format", "onnx", "--quantize", "dynamic")
+    run = run_script("export_classifier.py", *flags, "--out", tmp_path / "a/b")
+    assert run.returncode == 0 and run.stderr == "", run.stderr
+    assert "onnx, int8" in run.stdout and (tmp_path / "a/b/model.onnx").is_file()

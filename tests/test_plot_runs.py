@@ -1,0 +1,142 @@
+"""The page of pictures: what a browser shows is what the runs have found."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from conftest import run_script
+from test_own_data import FLAGS, write_sentences
+
+import plot_runs
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+PNG = b"\x89PNG\r\n\x1a\n"
+RUN = ("--epochs", "3", "--lr", "1e-3", "--batch_size", "14")
+
+
+def plot(*arguments) -> int:
+    return plot_runs.command(plot_runs.parse_args([str(argument) for argument in arguments]))
+
+
+@pytest.fixture
+def seeds(finetune_here, glue_dir):
+    code, out = finetune_here("--data_dir", glue_dir, *RUN, "--seeds", "1,2,3", "--calibrate")
+    assert code == 0
+    return out
+
+
+def shown(page, tmp_path) -> str:
+    """Return the text of a page as headless Chromium has laid it out."""
+    if not CHROMIUM:
+        pytest.skip("Chromium is not installed")
+    flags = (
+        *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"),
+        *("--disable-background-networking", "--disable-component-update", "--disable-quic"),
+        *(f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", "--dump-dom"),
+    )
+    browser = subprocess.run(
+        [CHROMIUM, *flags, page.as_uri()], capture_output=True, text=True, timeout=120
+    )
+    assert browser.returncode == 0, browser.stderr
+    return html.unescape(re.sub(r"<[^>]*>", "\n", browser.stdout))
+
+
+def test_the_browser_shows_the_figures_of_the_runs(seeds, tmp_path):
+    assert plot(seeds, "--out", tmp_path / "pictures") == 0
+    text = shown(tmp_path / "pictures/index.html", tmp_path)
+    runs = [json.loads((seeds / f"seed-{n}" / "metrics.json").read_text()) for n in (1, 2, 3)]
+    best = [run["best"]["dev"]["accuracy"] for run in runs]
+    assert f"dev accuracy {np.mean(best):.4f} ± {np.std(best, ddof=1):.4f} over 3 runs" in text
+    for epoch in range(3):
+        values = [run["epochs"][epoch]["dev"]["accuracy"] for run in runs]
+        rows = (
+            re.escape(f"{np.mean(values):.4f}")
+            + r"\s+"
+            + re.escape(f"{np.std(values, ddof=1):.4f}")
+        )
+        assert re.search(rows, text)
+    shown_best = runs[int(np.argmax(best))]["best"]
+    figure = text[text.index("Confusion matrix") : text.index("Reliability")]
+    numbers = re.findall(r"^\s*(\d+)\s*$", figure, re.MULTILINE)
+    counts = [str(count) for row in shown_best["confusion_matrix"] for count in row]
+    assert numbers[-4:] == counts
+    config = json.loads((seeds / f"seed-{1 + int(np.argmax(best))}" / "config.json").read_text())
+    for name in ("ece_before", "ece_after"):
+        assert f"expected calibration error {config['calibration'][name]:.4f}" in text
+    for share in runs[0]["data"]["train"]["padding"].values():
+        assert f"{share:.1%}" in text
+    assert "BERT base, as published: 0.84 to 0.88" in text
+
+
+def test_the_page_needs_no_other_file(seeds, tmp_path):
+    assert plot(seeds / "seed-2", "--out", tmp_path / "pictures") == 0
+    page = (tmp_path / "pictures/index.html").read_text()
+    assert not re.search(r"(src|href)=\"(?!#|data:)", page)
+    assert page.count("<svg") == 5
+    pngs = sorted(path.name for path in (tmp_path / "pictures").glob("*.png"))
+    assert pngs == [
+        f"{n}.png" for n in ("confusion", "dev_metric", "learning_curves", "lengths", "reliability")
+    ]
+    for path in (tmp_path / "pictures").glob("*.png"):
+        assert path.read_bytes().startswith(PNG)
+
+
+def test_the_mistakes_stand_in_the_page_as_text(finetune_here, glue_dir, tmp_path):
+    dev = glue_dir / "MRPC/dev.tsv"
+    dev.write_text(dev.read_text().replace("the ", "<b>the</b> & "))
+    code, out = finetune_here("--data_dir", glue_dir, *RUN)
+    assert code == 0 and plot(out, "--out", tmp_path / "pictures") == 0
+    page = (tmp_path / "pictures/index.html").read_text()
+    assert "<b>" not in page
+    rows = (out / "dev_mistakes.tsv").read_text().splitlines()[1:]
+    assert rows
+    for row in rows:
+        assert html.escape(row.split("\t")[4]) in page
+
+
+def test_a_regression_has_its_own_picture(finetune_here, tmp_path):
+    train = write_sentences(tmp_path / "train.csv", 30, 0)
+    train.write_text(train.read_text().replace(",cat", ",1.5").replace(",dog", ",-2"))
+    files = ("--train_file", train, "--dev_fraction", "0.3", "--regression")
+    code, out = finetune_here(*FLAGS, *files, "--epochs", "2")
+    assert code == 0 and plot(out, "--out", tmp_path / "pictures") == 0
+    assert (tmp_path / "pictures/predictions.png").is_file()
+
+
+def test_what_cannot_be_drawn_is_one_sentence(seeds, finetune_here, tmp_path, capsys):
+    train = write_sentences(tmp_path / "train.csv", 30, 0)
+    files = ("--train_file", train, "--dev_fraction", "0.3")
+    code, other = finetune_here(*FLAGS, *files, "--epochs", "1", out="other")
+    assert code == 0
+    capsys.readouterr()
+    (tmp_path / "empty").mkdir()
+    shutil.copytree(other, tmp_path / "cut")
+    (tmp_path / "cut/dev_predictions.tsv").write_text("index\n0\n")
+    for arguments, says in (
+        ((tmp_path / "nowhere",), "is no run"),
+        ((tmp_path / "empty",), "is no run"),
+        ((seeds / "seed-1", other), "different tasks"),
+        ((tmp_path / "cut",), "do not fit"),
+    ):
+        code = plot(*arguments, "--out", tmp_path / "pictures")
+        sentence = capsys.readouterr().err
+        assert code == 2 and says in sentence and sentence.count("\n") == 1
+    assert plot(other, "--out", tmp_path / "there") == 0
+    assert plot(other, "--out", tmp_path / "there") == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert plot(other, "--out", tmp_path / "there", "--overwrite") == 0
+
+
+def test_the_same_run_gives_the_same_page(seeds, tmp_path):
+    pages = []
+    for name in ("one", "two"):
+        run = run_script("plot_runs.py", seeds, "--out", tmp_path / name)
+        assert run.returncode == 0, run.stderr
+        pages.append((tmp_path / name / "index.html").read_bytes())
+    assert pages[0] == pages[1]
