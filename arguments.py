@@ -84,6 +84,15 @@ _COUNT = _number(int, 1)
 _SEED = _number(int, 0, 2**31)
 
 
+def _gpus(text: str) -> list[int]:
+    numbers = text.split(",")
+    if not all(number.strip().isdigit() for number in numbers):
+        raise argparse.ArgumentTypeError(f"takes the numbers of GPUs, as 0,1, not {text!r}")
+    if len(set(map(int, numbers))) < len(numbers):
+        raise argparse.ArgumentTypeError(f"{text} names a GPU twice")
+    return [int(number) for number in numbers]
+
+
 def _seeds(text: str) -> list[int]:
     seeds = [_SEED(part.strip()) for part in text.split(",")]
     if len(set(seeds)) < len(seeds):
@@ -390,8 +399,17 @@ def _build_parser(description: str) -> argparse.ArgumentParser:
         "--gpu",
         metavar="IDS",
         nargs="?",
-        const="0",
-        help="train on a GPU; alone, on the first (default: the CPU)",
+        const=[],
+        type=_gpus,
+        help="train on these GPUs, as 0,1; alone, on the first, under Horovod on the rank's own "
+        "(default: the CPU)",
+    )
+    machine.add_argument(
+        "--comm_backend",
+        choices=("device", "horovod"),
+        default="device",
+        help="who adds up the gradients: MXNet, of the GPUs of one process; or Horovod, of the "
+        "processes that horovodrun has started (default: device)",
     )
     machine.add_argument(
         "--num_threads",
@@ -429,8 +447,13 @@ def parse_args(description: str, argv: list[str] | None = None) -> argparse.Name
         parser.error("--resume and --overwrite exclude each other")
     if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
         parser.error("--tensorboard: install it with pip install -r requirements-extras.txt")
-    if args.gpu is not None and not args.gpu.isdigit():
-        parser.error(f"--gpu takes a GPU's number, not {args.gpu!r}")
+    if args.comm_backend == "horovod":
+        if importlib.util.find_spec("horovod") is None:
+            parser.error("--comm_backend horovod: it is not installed; make setup-distributed does")
+        if args.seeds or args.folds or args.check:
+            parser.error(
+                "--comm_backend horovod trains one model: leave --seeds, --folds and --check out"
+            )
     _check_data_flags(parser, args)
     _check_model_flags(parser, args)
     if not args.model_parameters:

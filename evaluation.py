@@ -16,6 +16,7 @@ import checkpoint
 import metrics
 from bert.classifier import BERTClassifier
 from dataset import TokenizedExamples
+from parallel import Workers
 from reading import Examples
 from report import log
 from splits import Data
@@ -41,7 +42,7 @@ def evaluate(
     dev: dict[str, TokenizedExamples],
     task: Task,
     batch_size: int,
-    ctx: mx.Context,
+    workers: Workers,
     before_batch: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Measure a network on the task's dev splits; ``before_batch`` is as in :func:`predict`.
@@ -55,7 +56,8 @@ def evaluate(
         By suffix.
     """
     logits = {
-        suffix: predict(net, part, batch_size, ctx, before_batch) for suffix, part in dev.items()
+        suffix: predict(net, part, batch_size, workers, before_batch)
+        for suffix, part in dev.items()
     }
     scores = {
         name + suffix: value
@@ -133,11 +135,13 @@ def predict_test(
     batch_size: int,
     results: dict,
     output_dir: Path,
-    ctx: mx.Context,
+    workers: Workers,
 ) -> None:
     """Write the predictions of the test splits; a user's own labelled one is measured too."""
     for name, examples in data.test.items():
-        logits = predict(net, examples, batch_size, ctx)
+        logits = predict(net, examples, batch_size, workers)
+        if not workers.first:
+            continue
         if as_submission:
             path = output_dir / "predictions" / f"{name}.tsv"
             path.parent.mkdir(exist_ok=True)

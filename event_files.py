@@ -19,7 +19,8 @@ class EventFile:
 
     Parameters
     ----------
-    folder : Path
+    folder : Path, optional
+        None: where nothing is to be written.
     wanted : bool, optional
         None: where tensorboard is installed.
     updates : int
@@ -27,12 +28,12 @@ class EventFile:
     warn : function of str
     """
 
-    def __init__(self, folder: Path, wanted: bool | None, updates: int, warn: Callable):
+    def __init__(self, folder: Path | None, wanted: bool | None, updates: int, warn: Callable):
         self._warn = warn
         self._file = None
         if wanted is None:
             wanted = importlib.util.find_spec("tensorboard") is not None
-        if not wanted:
+        if not (wanted and folder):
             return
         # It takes a fifth of a second, which only those pay who want it.
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog

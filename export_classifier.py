@@ -85,10 +85,11 @@ from bert import export, native
 from bert.classifier import BERTClassifier, load_classifier
 from bert.errors import UserError
 from bert.files import replacing
-from bert.parameters import read_params
+from bert.parameters import arrays_of, read_params
 from bert.tokenizer import BERTTokenizer
 from dataset import DEV_EXAMPLES, TokenizedExamples, evaluation_batches, padded_batch
 from evaluation import logits_of
+from parallel import Workers
 from tasks import Task, task_from_config
 from training import predict
 
@@ -195,9 +196,9 @@ def our_logits(
         net.bert.fuse()
     net.hybridize(static_alloc=True)
     longest = np.argsort(-examples.lengths, kind="stable")[:batch_size]
-    predict(net, examples.take(longest), batch_size, mx.cpu())  # allocates
+    predict(net, examples.take(longest), batch_size, Workers([mx.cpu()]))  # allocates
     start = time.perf_counter()
-    logits = predict(net, examples, batch_size, mx.cpu())
+    logits = predict(net, examples, batch_size, Workers([mx.cpu()]))
     return logits, len(examples) / (time.perf_counter() - start)
 
 
@@ -248,7 +249,7 @@ def write_huggingface(
     folder: Path, net: BERTClassifier, config: dict, tokenizer: BERTTokenizer
 ) -> Compute:
     """Fill a folder with Hugging Face's files; returns what computes from them."""
-    export.to_huggingface(folder, export.arrays_of(net), config, tokenizer)
+    export.to_huggingface(folder, arrays_of(net), config, tokenizer)
     read = export.read_classifier(folder, len(config["id2label"]))
     read.hybridize(static_alloc=True)
     return lambda *batch: read(*(mx.nd.array(a, dtype="int32") for a in batch)).asnumpy()
@@ -262,7 +263,7 @@ def write_onnx(
 
     from bert import onnx_model
 
-    model = onnx_model.build(export.arrays_of(net), net.bert.config)
+    model = onnx_model.build(arrays_of(net), net.bert.config)
     onnx.save(model, folder / "model.onnx")
     export.write_tokenizer_and_config(folder, config, tokenizer)
     return onnx_session(folder / "model.onnx")

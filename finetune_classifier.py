@@ -49,6 +49,7 @@ from bert.tokenizer import BERTTokenizer
 from checkpoint import SaveError
 from evaluation import evaluate, predict_test
 from fitting import fit, new_head, new_trainer, num_parameters
+from parallel import Workers
 from report import log
 from splits import read_splits, tokenize_splits
 from tasks import Task, task_from_config, task_to_config
@@ -58,14 +59,15 @@ from training import NotFiniteError, OutOfMemoryError
 def main(args: argparse.Namespace) -> None:
     """Do what the flags say, alone in --output_dir."""
     output_dir = Path(args.output_dir) if args.output_dir and not args.check else None
-    with checkpoint.locked(output_dir) if output_dir else nullcontext():
-        finetune(args, output_dir)
+    workers = new_workers(args)
+    with checkpoint.locked(output_dir) if output_dir and workers.first else nullcontext():
+        finetune(args, output_dir, workers)
 
 
-def finetune(args: argparse.Namespace, output_dir: Path | None) -> None:
-    if output_dir and not args.only_inference:
+def finetune(args: argparse.Namespace, output_dir: Path | None, workers: Workers) -> None:
+    if output_dir and not args.only_inference and workers.first:
         check_output_dir(args, output_dir)
-    ctx = context(args.gpu)
+    ctx = workers.ctx
     trained = None
     if args.model_parameters:
         net, tokenizer, config = load_classifier(args.model_parameters, args.dropout, ctx)
@@ -77,13 +79,14 @@ def finetune(args: argparse.Namespace, output_dir: Path | None) -> None:
     if not args.model_parameters:
         net, tokenizer, config = new_classifier(args, task, ctx)
     config |= task_to_config(task)
-    report.start_logging(output_dir / "train.log" if output_dir else None)
+    if workers.first:
+        report.start_logging(output_dir / "train.log" if output_dir else None)
     compile_network(args, net, ctx)
 
-    preflight.log_bad_rows(splits.bad_rows, output_dir)
+    preflight.log_bad_rows(splits.bad_rows, output_dir if workers.first else None)
     data = tokenize_splits(splits, tokenizer, args.max_len, args.class_weights)
     preflight.log_data(data)
-    log_machine(args, net, ctx)
+    log_machine(args, net, workers)
 
     if args.check:
         preflight.log_examples(
@@ -92,30 +95,30 @@ def finetune(args: argparse.Namespace, output_dir: Path | None) -> None:
         if data.train:
 
             def check_trainer(longest, epochs):
-                return new_trainer(args, net, data, longest, ctx, epochs, None)
+                return new_trainer(args, net, data, longest, workers, epochs, None)
 
             preflight.try_a_batch(data.train, check_trainer, args.batch_size, args.epochs)
     elif args.only_inference:
-        only_inference(args, net, data, output_dir, ctx)
+        only_inference(args, net, data, output_dir, workers)
     elif args.folds:
-        repeats.cross_validate(args, net, tokenizer, config, data, output_dir, ctx)
+        repeats.cross_validate(args, net, tokenizer, config, data, output_dir, workers)
     elif args.seeds:
-        repeats.train_seeds(args, net, tokenizer, config, data, trained, output_dir, ctx)
+        repeats.train_seeds(args, net, tokenizer, config, data, trained, output_dir, workers)
     else:
-        fit(args, net, tokenizer, config, data, output_dir, ctx)
+        fit(args, net, tokenizer, config, data, output_dir, workers)
 
 
-def only_inference(args, net, data, output_dir, ctx) -> None:
+def only_inference(args, net, data, output_dir, workers) -> None:
     """Measure --model_parameters on the dev split, and predict the test split."""
     results = {"task": data.task.name}
     if data.dev:
-        results["dev"], logits = evaluate(net, data.dev, data.task, args.dev_batch_size, ctx)
+        results["dev"], logits = evaluate(net, data.dev, data.task, args.dev_batch_size, workers)
         log.info("\n" + report.table(list(results["dev"]), [list(results["dev"].values())]))
         if not data.task.regression:
             results |= metrics.by_class(logits[""], data.dev[""].label, data.task.labels)
             report.log_classes(results)
-    predict_test(net, data, args.predict_test, args.dev_batch_size, results, output_dir, ctx)
-    if output_dir:
+    predict_test(net, data, args.predict_test, args.dev_batch_size, results, output_dir, workers)
+    if output_dir and workers.first:
         checkpoint.write_json(output_dir / "eval_metrics.json", results)
         log.info(f"written to {output_dir / 'eval_metrics.json'}")
 
@@ -135,16 +138,23 @@ def check_output_dir(args: argparse.Namespace, output_dir: Path) -> None:
         )
 
 
-def context(gpu: str | None) -> mx.Context:
-    """Return the device to train on; UserError says what a GPU is missing."""
-    if gpu is None:
-        return mx.cpu()
+def new_workers(args: argparse.Namespace) -> Workers:
+    """Return the devices to train on; UserError says what a GPU, or Horovod, is missing."""
+    horovod = None
+    if args.comm_backend == "horovod":
+        import horovod.mxnet as horovod
+
+        horovod.init()
+    if args.gpu is None:
+        return Workers([mx.cpu()], horovod)
     missing = runtime.why_no_gpu()
     if missing:
         raise UserError(f"--gpu: {missing}")
-    if int(gpu) >= mx.context.num_gpus():
-        raise UserError(f"--gpu {gpu}: there are {mx.context.num_gpus()}, numbered from 0")
-    return mx.gpu(int(gpu))
+    numbers = args.gpu or [horovod.local_rank() if horovod else 0]
+    count = mx.context.num_gpus()
+    if max(numbers) >= count:
+        raise UserError(f"--gpu {max(numbers)}: there are {count}, numbered from 0")
+    return Workers([mx.gpu(number) for number in numbers], horovod)
 
 
 def agree_with_config(args: argparse.Namespace, config: dict) -> None:
@@ -157,7 +167,7 @@ def agree_with_config(args: argparse.Namespace, config: dict) -> None:
 
 
 def new_classifier(
-    args: argparse.Namespace, task: Task, ctx: mx.Context
+    args: argparse.Namespace, task: Task, ctx: list[mx.Context]
 ) -> tuple[BERTClassifier, BERTTokenizer, dict]:
     """Put a new head on a pretrained BERT; returns network, tokenizer and its config.json."""
     source = find_pretrained(args)
@@ -188,9 +198,9 @@ def find_pretrained(args: argparse.Namespace) -> zoo.Pretrained:
     return zoo.find(path or args.bert_model, args.bert_dataset, args.revision)
 
 
-def compile_network(args: argparse.Namespace, net: BERTClassifier, ctx: mx.Context) -> None:
+def compile_network(args: argparse.Namespace, net: BERTClassifier, ctx: list[mx.Context]) -> None:
     """Make one graph of a network, with the fused CPU operators where they can be had."""
-    if ctx.device_type == "cpu" and not args.no_native:
+    if ctx[0].device_type == "cpu" and not args.no_native:
         fuse(net)
     net.hybridize(static_alloc=True)
 
@@ -205,7 +215,7 @@ def fuse(net: BERTClassifier) -> None:
         net.bert.fuse()
 
 
-def log_machine(args: argparse.Namespace, net: BERTClassifier, ctx: mx.Context) -> None:
+def log_machine(args: argparse.Namespace, net: BERTClassifier, workers: Workers) -> None:
     """Say what is about to compute: model and device."""
     sizes = net.bert.config
     name = args.bert_model or f"bert_{sizes.num_layers}_{sizes.units}_{sizes.num_heads}"
@@ -214,7 +224,7 @@ def log_machine(args: argparse.Namespace, net: BERTClassifier, ctx: mx.Context) 
     log.info(f"model     {name}, {num_parameters(net):,} parameters")
     operators = "fused" if net.bert.fused else "stock"
     log.info(
-        f"device    {ctx}, {NUM_THREADS} threads, MXNet {mx.__version__}, {operators} operators"
+        f"device    {workers}, {NUM_THREADS} threads, MXNet {mx.__version__}, {operators} operators"
     )
 
 

@@ -25,7 +25,7 @@ from bert import native, runtime
 from bert.classifier import BERTClassifier, config_text
 from bert.convert import read_json
 from bert.errors import UserError
-from bert.parameters import parameters_of, read_params, set_parameters
+from bert.parameters import arrays_of, parameters_of, read_params, set_parameters
 from bert.tokenizer import BERTTokenizer
 from dataset import DEV_EXAMPLES, length_statistics
 from evaluation import (
@@ -39,19 +39,20 @@ from evaluation import (
     predictions_text,
 )
 from event_files import EventFile
+from parallel import Workers
 from report import ProgressReport, log
 from run import Run
 from splits import Data
 from training import Trainer, seed_of
 
 
-def new_head(net: BERTClassifier, seed: int, ctx: mx.Context) -> None:
+def new_head(net: BERTClassifier, seed: int, ctx: list[mx.Context]) -> None:
     """Give a network a new last layer, which is a function of the seed."""
-    mx.random.seed(seed_of(seed, 0), ctx)
+    mx.random.seed(seed_of(seed, 0), mx.cpu())  # where Gluon draws it, whatever the devices are
     net.classifier.initialize(ctx=ctx, force_reinit=True)
 
 
-def new_trainer(args, net, data, train, ctx, epochs, max_updates) -> Trainer:
+def new_trainer(args, net, data, train, workers, epochs, max_updates) -> Trainer:
     """Return what trains a network on ``train`` (examples of ``data``)."""
     if data.task.regression:
         loss = L2Loss(weight=2)  # Gluon's halves the squared error
@@ -64,7 +65,7 @@ def new_trainer(args, net, data, train, ctx, epochs, max_updates) -> Trainer:
         train,
         loss,
         optimizer.create(args.optimizer, args.weight_decay, args.epsilon),
-        ctx,
+        workers,
         batch_size=args.batch_size,
         accumulate=args.accumulate,
         epochs=epochs,
@@ -87,7 +88,7 @@ def fit(
     config: dict,
     data: Data,
     output_dir: Path,
-    ctx: mx.Context,
+    workers: Workers,
 ) -> dict:
     """Train one model, predict the test splits with the best, and leave all files in output_dir.
 
@@ -96,14 +97,21 @@ def fit(
     Returns
     -------
     dict
-        The content of metrics.json.
+        The content of metrics.json; empty on all ranks but the first.
     """
-    train_one(args, net, tokenizer, config, data, output_dir, ctx)
-    results = read_json(output_dir / "metrics.json")
+    train_one(args, net, tokenizer, config, data, output_dir, workers)
+    results = read_json(output_dir / "metrics.json") if workers.first else {}
     if data.test:
-        best = output_dir / "model.params"
-        set_parameters(net, read_params(best), [ctx], best)
-        predict_test(net, data, args.predict_test, args.dev_batch_size, results, output_dir, ctx)
+        if workers.first:
+            best = output_dir / "model.params"
+            set_parameters(net, read_params(best), workers.ctx, best)
+        workers.same_parameters(net)
+        predict_test(
+            net, data, args.predict_test, args.dev_batch_size, results, output_dir, workers
+        )
+    if not workers.first:
+        return results
+    if data.test:
         checkpoint.write_json(output_dir / "metrics.json", results)
     if args.calibrate:
         calibrate(output_dir)
@@ -145,12 +153,13 @@ def train_one(
     config: dict,
     data: Data,
     output_dir: Path,
-    ctx: mx.Context,
+    workers: Workers,
 ) -> None:
     """Train one model and leave its files in output_dir, going on with a run that is there."""
     # The new layer of a pretrained BERT is a function of the seed.
     pretrained = net if args.model_parameters else net.bert
-    weights = (parameter.data().asnumpy() for parameter in parameters_of(pretrained).values())
+    workers.same_parameters(net)
+    weights = arrays_of(pretrained).values()
     dev_arrays = (array for part in data.dev.values() for array in part.arrays())
     identity = {
         "arguments": {name: getattr(args, name) for name in RESULT_ARGUMENTS},
@@ -161,14 +170,14 @@ def train_one(
         },
     }
     environment = {
-        "device": str(ctx),
+        "device": str(workers),
         "threads": args.num_threads,
         "operators": f"fused {native.load()}" if net.bert.fused else "stock",
         "processor": runtime.processor(),
         "MXNet": mx.__version__,
         "NumPy": np.__version__,
     }
-    trainer = new_trainer(args, net, data, data.train, ctx, args.epochs, args.training_steps)
+    trainer = new_trainer(args, net, data, data.train, workers, args.epochs, args.training_steps)
     header = {
         "task": data.task.name,
         "seed": args.seed,
@@ -180,13 +189,18 @@ def train_one(
             **{f"dev{suffix}": length_statistics(part) for suffix, part in data.dev.items()},
         },
     }
-    run = Run(output_dir, trainer, header, identity, environment, args.keep_checkpoints)
+    folder = output_dir if workers.first else None
+    run = Run(folder, trainer, header, identity, environment, args.keep_checkpoints)
     with closing(run):
-        saved = checkpoint.load_newest(output_dir, log.warning) if args.resume else None
+        saved = None
+        if args.resume and folder:
+            saved = checkpoint.load_newest(folder, log.warning)
+        saved = workers.same_checkpoint(saved)
         if saved:
             check_same_run(output_dir, saved[0], identity, environment)
             if saved[0]["finished"]:
-                read_params(output_dir / "model.params")  # says so if it is damaged
+                if folder:
+                    read_params(folder / "model.params")  # says so if it is damaged
                 log.info(f"the run in {output_dir} is finished: there is nothing to resume")
                 return
             run.restore(*saved)
@@ -194,16 +208,17 @@ def train_one(
         else:
             if args.resume:
                 log.info("resumed   from the beginning: there is no whole checkpoint")
-            if args.overwrite:
-                checkpoint.remove_run(output_dir)
-                event_files.remove(output_dir)
+            if args.overwrite and folder:
+                checkpoint.remove_run(folder)
+                event_files.remove(folder)
             run.save(with_checkpoint=True)
-        vocabulary = tokenizer.vocabulary_text()
-        checkpoint.write_text(output_dir / "vocab.txt", vocabulary)
-        checkpoint.write_text(output_dir / "config.json", config_text(config, vocabulary))
-        checkpoint.write_arrays(output_dir / DEV_EXAMPLES, data.dev[""].to_arrays())
+        if folder:
+            vocabulary = tokenizer.vocabulary_text()
+            checkpoint.write_text(folder / "vocab.txt", vocabulary)
+            checkpoint.write_text(folder / "config.json", config_text(config, vocabulary))
+            checkpoint.write_arrays(folder / DEV_EXAMPLES, data.dev[""].to_arrays())
         with interrupt.deferred():
-            train_epochs(args, trainer, run, net, data, output_dir, ctx)
+            train_epochs(args, trainer, run, net, data, folder, workers)
 
 
 def check_same_run(output_dir: Path, saved: dict, identity: dict, environment: dict) -> None:
@@ -232,8 +247,10 @@ def check_same_run(output_dir: Path, saved: dict, identity: dict, environment: d
             )
 
 
-def train_epochs(args, trainer, run, net, data, output_dir, ctx) -> None:
+def train_epochs(args, trainer, run, net, data, folder, workers) -> None:
     """Train to the end, evaluating and saving on the way; the best model's files are there after.
+
+    Ranks do the same in the same order: what depends on a clock or a signal they agree upon.
 
     Raises
     ------
@@ -242,6 +259,7 @@ def train_epochs(args, trainer, run, net, data, output_dir, ctx) -> None:
     """
     task, dev = data.task, data.dev
     total, epoch_length = trainer.total_updates, trainer.updates_per_epoch
+    interrupted = save_now = False
 
     def finished() -> bool:
         return run.evaluated == total or run.epochs_without_improvement == args.early_stop
@@ -252,8 +270,11 @@ def train_epochs(args, trainer, run, net, data, output_dir, ctx) -> None:
         due = at_end or (args.eval_steps and done % args.eval_steps == 0)
         return done > run.evaluated and bool(due)
 
-    def time_to_save() -> bool:
-        return not args.checkpoint_steps and run.seconds_since_checkpoint > CHECKPOINT_SECONDS
+    def look_up() -> None:
+        """See whether a signal has come, and whether it is time to save."""
+        nonlocal interrupted, save_now
+        late = not args.checkpoint_steps and run.seconds_since_checkpoint > CHECKPOINT_SECONDS
+        interrupted, save_now = workers.agree(interrupt.received(), late)
 
     def next_stop() -> int:
         every = [n for n in (epoch_length, args.eval_steps, args.checkpoint_steps) if n]
@@ -261,7 +282,7 @@ def train_epochs(args, trainer, run, net, data, output_dir, ctx) -> None:
 
     with (
         ProgressReport(total, trainer.updates, args.log_interval) as progress,
-        EventFile(output_dir, args.tensorboard, trainer.updates, log.warning) as events,
+        EventFile(folder, args.tensorboard, trainer.updates, log.warning) as events,
     ):
 
         def on_update(update) -> bool:
@@ -274,13 +295,17 @@ def train_epochs(args, trainer, run, net, data, output_dir, ctx) -> None:
                 "train/samples_per_second": update.samples_per_second,
             }
             events.add(update.update, scalars)
-            return interrupt.received() or time_to_save()
+            look_up()
+            return interrupted or save_now
 
-        while not (finished() or interrupt.received()):
+        # An evaluation can be given up by one rank only if it is the only one.
+        check = interrupt.check if workers.ranks == 1 else lambda: None
+        look_up()
+        while not (finished() or interrupted):
             if evaluation_due():
                 try:
                     dev_metrics, logits = evaluate(
-                        net, dev, task, args.dev_batch_size, ctx, interrupt.check
+                        net, dev, task, args.dev_batch_size, workers, check
                     )
                 except interrupt.Interrupted:
                     break  # the run that resumes this one evaluates again
@@ -305,15 +330,16 @@ def train_epochs(args, trainer, run, net, data, output_dir, ctx) -> None:
                     + ", ".join(f"{name} {value:.4f}" for name, value in dev_metrics.items())
                     + (", the best so far" if improved else "")
                 )
+                look_up()
             else:
                 trainer.run_until(next_stop(), on_update)
-            if not (evaluation_due() or finished() or interrupt.received()):
+            if not (evaluation_due() or finished() or interrupted):
                 interval = args.checkpoint_steps or epoch_length
-                run.save(trainer.updates % interval == 0 or time_to_save())
+                run.save(trainer.updates % interval == 0 or save_now)
     run.save(with_checkpoint=True, finished=finished())
     run.wait()
     if not finished():
-        interrupt.check()
+        interrupt.stop()
     elif run.evaluated < total:
         log.info(f"no better for {args.early_stop} epochs: ended early")
 

@@ -58,6 +58,11 @@ def received() -> bool:
     return _received is not None
 
 
+def stop() -> None:
+    """Raise Interrupted: a signal has come, here or to another rank (then it was SIGTERM)."""
+    raise Interrupted(_received or signal.SIGTERM)
+
+
 def check() -> None:
     """Raise Interrupted if a signal has come."""
     if _received is not None:

@@ -136,8 +136,10 @@ class Updater:
     Parameters
     ----------
     parameters : dict of str to Parameter
-        By structural name, on one context. Biases and LayerNorm parameters are not decayed.
+        By structural name. Biases and LayerNorm parameters are not decayed.
     optimizer : mx.optimizer.Optimizer
+    ctx : mx.Context, optional
+        Where to update them; needed where they are on several.
     fused : bool
         Where the optimizer is BERTAdam, use the operator of :mod:`bert.native`.
 
@@ -151,12 +153,13 @@ class Updater:
         self,
         parameters: dict[str, mx.gluon.Parameter],
         optimizer: mx.optimizer.Optimizer,
+        ctx: mx.Context | None = None,
         fused: bool = False,
     ):
         self._optimizer = optimizer
         self._names = list(parameters)
-        self._weights = [parameter.data() for parameter in parameters.values()]
-        self._grads = [parameter.grad() for parameter in parameters.values()]
+        self._weights = [parameter.data(ctx) for parameter in parameters.values()]
+        self._grads = [parameter.grad(ctx) for parameter in parameters.values()]
         optimizer.set_wd_mult(
             {i: 0.0 for i, n in enumerate(self._names) if n.endswith(("bias", "gamma", "beta"))}
         )

@@ -90,6 +90,7 @@ import dataset
 from bert import native
 from bert.classifier import load_classifier
 from bert.errors import UserError
+from parallel import Workers
 from reading import Examples, empty_text
 from tables import BadRows, Row, parse_object, split_lines, table_rows, text_of
 from tasks import Task, task_from_config
@@ -137,7 +138,7 @@ def main(args: argparse.Namespace) -> None:
             text_a, None if task.text_b_column is None else text_b, np.zeros(len(texts), np.int32)
         )
         tokenized = dataset.tokenize(examples, tokenizer, config["max_len"])
-        logits = predict(net, tokenized, args.batch_size, ctx)
+        logits = predict(net, tokenized, args.batch_size, Workers([ctx]))
         return logits.astype(np.float64) / calibration.get("temperature", 1)
 
     if not args.output:

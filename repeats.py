@@ -16,9 +16,10 @@ import preflight
 import report
 from arguments import RESULT_ARGUMENTS
 from bert.classifier import BERTClassifier
-from bert.parameters import parameters_of
+from bert.parameters import arrays_of, parameters_of
 from bert.tokenizer import BERTTokenizer
 from fitting import fit, new_head
+from parallel import Workers
 from report import log
 from splits import Data, folds, read_splits, tokenize_splits
 from tasks import Task
@@ -31,10 +32,10 @@ def cross_validate(
     config: dict,
     data: Data,
     output_dir: Path,
-    ctx: mx.Context,
+    workers: Workers,
 ) -> None:
     """Train once for every fold, from the pretrained model on; metrics.json gets mean and sd."""
-    start_again = _start_of(net, args, ctx)
+    start_again = _start_of(net, args, workers)
     scores = []
     parts = folds(data.train.label, args.folds, args.seed, data.task.regression)
     for number, (rest, part) in enumerate(parts, start=1):
@@ -48,7 +49,7 @@ def cross_validate(
             class_weights=data.class_weights,
         )
         with checkpoint.locked(fold_dir):
-            results = fit(args, net, tokenizer, config, fold, fold_dir, ctx)
+            results = fit(args, net, tokenizer, config, fold, fold_dir, workers)
         scores.append(results["best"]["dev"])
     results = {
         "task": data.task.name,
@@ -70,13 +71,13 @@ def train_seeds(
     data: Data,
     trained: Task | None,
     output_dir: Path,
-    ctx: mx.Context,
+    workers: Workers,
 ) -> None:
     """Train once for every seed of --seeds, into output_dir/seed-N, as a run of that seed alone.
 
     ``data`` is that of the first seed; it is read again only where a seed chooses its examples.
     """
-    start_again = _start_of(net, args, ctx)
+    start_again = _start_of(net, args, workers)
     # The bars and lines of one run at a time; the table at the end stands in the common log.
     scores = []
     for number, seed in enumerate(args.seeds):
@@ -92,7 +93,7 @@ def train_seeds(
                 data = tokenize_splits(splits, tokenizer, args.max_len, args.class_weights)
                 preflight.log_data(data)
             start_again(seed)
-            results = fit(run_args, net, tokenizer, config, data, seed_dir, ctx)
+            results = fit(run_args, net, tokenizer, config, data, seed_dir, workers)
         scores.append(results["best"]["dev"])
     report.start_logging(output_dir / "train.log")
     metric = data.task.metrics[0]
@@ -115,16 +116,16 @@ def train_seeds(
 
 
 def _start_of(
-    net: BERTClassifier, args: argparse.Namespace, ctx: mx.Context
+    net: BERTClassifier, args: argparse.Namespace, workers: Workers
 ) -> Callable[[int], None]:
     """Return a function that puts a network back to what it is now, its head to that of a seed."""
-    start = {name: p.data().asnumpy() for name, p in parameters_of(net).items()}
+    start = arrays_of(net)
 
     def start_again(seed: int) -> None:
         for name, parameter in parameters_of(net).items():
-            parameter.data()[:] = start[name]
+            parameter.set_data(mx.nd.array(start[name]))
         if not args.model_parameters:
-            new_head(net, seed, ctx)
+            new_head(net, seed, workers.ctx)
 
     return start_again
 

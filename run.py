@@ -24,7 +24,8 @@ class Run:
 
     Parameters
     ----------
-    folder : Path
+    folder : Path, optional
+        None on all ranks but the one that writes.
     trainer : Trainer
     header : dict
         What metrics.json says before the results.
@@ -45,7 +46,7 @@ class Run:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path | None,
         trainer: Trainer,
         header: dict,
         identity: dict,
@@ -152,6 +153,8 @@ class Run:
         SaveError, NotFiniteError
             What the writing before this one has met.
         """
+        if self._folder is None:
+            return
         # All that the loop goes on changing is copied before the writing begins.
         updates, best, predictions = self._trainer.updates, self._best, self.predictions
         best_is_new, self._best_is_new = self._best_is_new, False

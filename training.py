@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import numpy as np
 from mxnet import autograd
 
 from bert.classifier import BERTClassifier
-from bert.parameters import parameters_of
+from bert.parameters import arrays_of, parameters_of
 from dataset import (
     TokenizedExamples,
     evaluation_batches,
@@ -23,6 +24,7 @@ from dataset import (
     training_batches,
 )
 from optimizer import Updater, learning_rate
+from parallel import Workers
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,11 @@ class Trainer:
     loss_function : gluon.loss.Loss
         Returns one loss an example.
     optimizer : mx.optimizer.Optimizer
-    ctx : mx.Context
+    workers : Workers
+        The devices that share each batch.
     batch_size, accumulate : int
-        An update sees ``accumulate`` batches and equals that of one batch as large as all.
+        An update sees ``accumulate`` batches: it is that of one batch as large as all of them,
+        cut up (on each device, where there are several).
     epochs : int
     max_updates : int, optional
         End after so many updates, wherever that is.
@@ -90,7 +94,7 @@ class Trainer:
         examples: TokenizedExamples,
         loss_function: mx.gluon.loss.Loss,
         optimizer: mx.optimizer.Optimizer,
-        ctx: mx.Context,
+        workers: Workers,
         *,
         batch_size: int,
         accumulate: int,
@@ -104,7 +108,7 @@ class Trainer:
         self._net = net
         self._examples = examples
         self._loss_function = loss_function
-        self._ctx = ctx
+        self._workers = workers
         self._batch_size = batch_size
         self._accumulate = accumulate
         self._lr = lr
@@ -112,7 +116,10 @@ class Trainer:
         self._seed = seed
         self._skip_nonfinite = skip_nonfinite
         self._parameters = parameters_of(net)
-        self._updater = Updater(self._parameters, optimizer, fused=net.bert.fused)
+        self._updaters = [
+            Updater(self._parameters, copy.deepcopy(optimizer), ctx, fused=net.bert.fused)
+            for ctx in workers.ctx
+        ]
         batches = -(-len(examples) // batch_size)
         self.updates_per_epoch = -(-batches // accumulate)
         self.total_updates = epochs * self.updates_per_epoch
@@ -137,11 +144,11 @@ class Trainer:
 
     def parameter_arrays(self) -> dict[str, np.ndarray]:
         """Return a copy of the network's parameters."""
-        return {name: p.data().asnumpy() for name, p in self._parameters.items()}
+        return arrays_of(self._net)
 
     def optimizer_arrays(self) -> dict[str, np.ndarray]:
         """Return a copy of what the optimizer remembers."""
-        return self._updater.state_arrays()
+        return self._updaters[0].state_arrays()
 
     def restore(
         self,
@@ -153,8 +160,9 @@ class Trainer:
         for name in ("updates", "seconds", "samples", "skipped"):
             setattr(self, name, position[name])
         for name, parameter in self._parameters.items():
-            parameter.data()[:] = parameters[name]
-        self._updater.set_state_arrays(optimizer)
+            parameter.set_data(mx.nd.array(parameters[name]))
+        for updater in self._updaters:
+            updater.set_state_arrays(optimizer)
 
     def run_until(self, stop: int, on_update: Callable[[Progress], bool]) -> None:
         """Make updates until ``stop`` of them are made, or ``on_update``, told of each, is true.
@@ -194,41 +202,66 @@ class Trainer:
     def _updates(self, stop: int) -> Iterator[tuple[int, int, list[np.ndarray]]]:
         while self.updates < stop:
             epoch, done = divmod(self.updates, self.updates_per_epoch)
-            batches = training_batches(
-                self._examples.lengths, self._batch_size, self._seed, epoch + 1
+            size = self._batch_size
+            whole = training_batches(
+                self._examples.lengths, size * self._accumulate, self._seed, epoch + 1
             )
-            for first in range(done * self._accumulate, len(batches), self._accumulate):
+            for indices in whole[done:]:
                 self.updates += 1
-                yield epoch + 1, self.updates, batches[first : first + self._accumulate]
+                batches = [indices[i : i + size] for i in range(0, len(indices), size)]
+                yield epoch + 1, self.updates, batches
                 if self.updates == stop:
                     return
 
     def _queue(self, epoch: int, update: int, batches: list[np.ndarray]) -> _Queued:
-        seed = seed_of(self._seed, update)
-        mx.random.seed(seed, self._ctx)
-        loss, gradients = mx.nd.zeros((1,), self._ctx), []
+        parameters, contexts = self._parameters.values(), self._workers.ctx
+        losses = [mx.nd.zeros((1,), ctx) for ctx in contexts]
+        sums = [[] for _ in contexts]  # of the gradients of several batches
+        seeds = [self._seed_of(update, device) for device in range(len(contexts))]
+        for seed, ctx in zip(seeds, contexts, strict=True):
+            mx.random.seed(seed, ctx)
         for number, indices in enumerate(batches):
-            inputs = _inputs(self._net, self._examples, indices, self._ctx, seed + number)
-            label = mx.nd.array(self._examples.label[indices], self._ctx)
-            with autograd.record():
-                logits = self._net(*inputs)
-                batch_loss = self._loss_function(logits, label).sum()
-            # 1, or nan where the loss is not finite: the gradients then are not either, and the
-            # update changes nothing.
-            batch_loss.backward(1 + 0 * batch_loss)
-            loss = loss + batch_loss
-            # Backward overwrites the gradients (the fused operators know nothing else).
-            for i, parameter in enumerate(self._parameters.values()):
-                if number == 0 and len(batches) > 1:
-                    gradients.append(parameter.grad().copy())
-                elif number > 0:
-                    gradients[i] += parameter.grad()
-        for parameter, gradient in zip(self._parameters.values(), gradients, strict=False):
-            parameter.grad()[:] = gradient
+            shares = self._workers.shares(indices)
+            for device, (ctx, share) in enumerate(zip(contexts, shares, strict=True)):
+                if len(share):
+                    losses[device] += self._backward(share, ctx, seeds[device] + number)
+                else:
+                    for parameter in parameters:
+                        parameter.grad(ctx)[:] = 0
+                if len(batches) == 1:
+                    continue
+                # Backward overwrites the gradients (the fused operators know nothing else).
+                for i, parameter in enumerate(parameters):
+                    if number == 0:
+                        sums[device].append(parameter.grad(ctx).copy())
+                    else:
+                        sums[device][i] += parameter.grad(ctx)
+        for ctx, found in zip(contexts, sums, strict=True):
+            for parameter, gradient in zip(parameters, found, strict=False):
+                parameter.grad(ctx)[:] = gradient
+        if self._workers.count > 1:
+            self._workers.add_up("update", [*(p.list_grad() for p in parameters), losses])
         examples = sum(map(len, batches))
         lr = learning_rate(update, self.total_updates, self._warmup_ratio, self._lr)
-        norm = self._updater.update(lr, examples)
-        return _Queued(epoch, update, batches, lr, loss, norm)
+        norms = [updater.update(lr, examples) for updater in self._updaters]
+        return _Queued(epoch, update, batches, lr, losses[0], norms[0])
+
+    def _seed_of(self, update: int, device: int) -> int:
+        """Return the seed of an update's dropout on a device: another on each."""
+        number = self._workers.number(device)
+        return seed_of(self._seed, update, number) if number else seed_of(self._seed, update)
+
+    def _backward(self, indices: np.ndarray, ctx: mx.Context, dropout_seed: int) -> mx.nd.NDArray:
+        """Leave the gradients of a batch's summed loss on a device; returns that loss, ``[1]``."""
+        inputs = _inputs(self._net, self._examples, indices, ctx, dropout_seed)
+        label = mx.nd.array(self._examples.label[indices], ctx)
+        with autograd.record():
+            logits = self._net(*inputs)
+            loss = self._loss_function(logits, label).sum()
+        # 1, or nan where the loss is not finite: the gradients then are not either, and the
+        # update changes nothing.
+        loss.backward(1 + 0 * loss)
+        return loss
 
     def _settle(self, queued: _Queued) -> Progress:
         """Wait for an update, and check it."""
@@ -283,27 +316,32 @@ def predict(
     net: BERTClassifier,
     examples: TokenizedExamples,
     batch_size: int,
-    ctx: mx.Context,
+    workers: Workers,
     before_batch: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
-    """Return the logits ``[examples, classes]`` float32, in the examples' order.
+    """Return the logits ``[examples, classes]`` float32, in the examples' order, on every rank.
 
-    ``before_batch`` may end it with an exception. NotFiniteError and OutOfMemoryError are raised
-    as in training.
+    Each device takes every so-many-th batch. ``before_batch`` may end it with an exception.
+    NotFiniteError and OutOfMemoryError are raised as in training.
     """
-    order, logits = [], []
-    for indices in evaluation_batches(examples.lengths, batch_size):
+    rows = {}
+    batches = evaluation_batches(examples.lengths, batch_size)
+    for first in range(0, len(batches), workers.count):
         before_batch()
-        with _naming_what_to_lower(examples, [indices], "--dev_batch_size"):
-            # Waiting for each batch keeps the memory of only one in use.
-            logits.append(net(*_inputs(net, examples, indices, ctx)).asnumpy())
-        order.append(indices)
-    logits = np.concatenate(logits)
+        mine = [first + workers.number(device) for device in range(len(workers.ctx))]
+        mine = [batches[number] for number in mine if number < len(batches)]
+        with _naming_what_to_lower(examples, batches[first : first + 1], "--dev_batch_size"):
+            computing = [
+                net(*_inputs(net, examples, indices, ctx))
+                for indices, ctx in zip(mine, workers.ctx, strict=False)
+            ]
+            # Waiting for each round keeps the memory of only one batch in use on a device.
+            for indices, logits in zip(mine, computing, strict=True):
+                rows |= zip(indices.tolist(), logits.asnumpy(), strict=True)
+    logits = workers.merge(rows, (len(examples), net.num_classes))
     if not np.isfinite(logits).all():
         raise NotFiniteError("the network's outputs are not finite; nothing of it was saved")
-    in_order = np.empty_like(logits)
-    in_order[np.concatenate(order)] = logits
-    return in_order
+    return logits
 
 
 def _inputs(

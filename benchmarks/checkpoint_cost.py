@@ -19,6 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import finetune_classifier as project  # sets the threads, then loads MXNet
+import fitting
 from checkpoint import BackgroundWriter
 from run import Run
 
@@ -37,7 +38,7 @@ def main() -> None:
 
         return call
 
-    submit, log_results = BackgroundWriter.submit, project.log_results
+    submit, log_results = BackgroundWriter.submit, fitting.log_results
     BackgroundWriter.submit = lambda self, job: submit(self, timed("behind", job))
     Run.save, Run.wait = timed("waiting", Run.save), timed("waiting", Run.wait)
 
@@ -45,7 +46,7 @@ def main() -> None:
         results.append(run_results)
         log_results(run_results, *arguments)
 
-    project.log_results = keep
+    fitting.log_results = keep
     with tempfile.TemporaryDirectory(dir=".") as folder:
         args = project.parse_args(__doc__, [*FLAGS.split(), folder + "/run"])
         args.num_threads = project.NUM_THREADS

@@ -11,8 +11,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import workload
 
+import dataset
 import finetune_classifier as project  # sets the threads, then loads MXNet
+from reading import Examples
+from splits import Data
 from tasks import find_task
+from training import predict
 
 
 def main() -> None:
@@ -30,25 +34,27 @@ def main() -> None:
     options = project.parse_args(__doc__, argv + ["--no_native"] * (args.variant == "stock"))
     pairs = workload.read_pairs(args)
     text_a, text_b, label = zip(*pairs, strict=True)
-    examples = project.dataset.Examples(list(text_a), list(text_b), np.array(label, np.int32))
-    ctx, task = project.context(None), find_task("MRPC")
-    net, tokenizer, _ = project.new_classifier(options, task, ctx)
-    project.compile_network(options, net, ctx)
+    examples = Examples(list(text_a), list(text_b), np.array(label, np.int32))
+    workers, task = project.new_workers(options), find_task("MRPC")
+    net, tokenizer, _ = project.new_classifier(options, task, workers.ctx)
+    project.compile_network(options, net, workers.ctx)
     if not net.bert.fused and args.variant != "stock":
         sys.exit("the fused operators are not used here: there is nothing to compare")
-    tokenized = project.dataset.tokenize(examples, tokenizer, workload.MAX_LEN)
+    tokenized = dataset.tokenize(examples, tokenizer, workload.MAX_LEN)
     lengths = tokenized.lengths
 
     watch = workload.Stopwatch()
     if args.mode == "inference":
         for _ in range(2):
             watch.start()
-            project.predict(net, tokenized, workload.BATCH_SIZE, ctx)
+            predict(net, tokenized, workload.BATCH_SIZE, workers)
             watch.step_done()
         watch.report(len(pairs), int(lengths.sum()))
         return
-    trainer = project.new_trainer(options, net, tokenized, task, None, ctx, 1, None)
-    epoch = project.dataset.training_batches(lengths, workload.BATCH_SIZE, workload.SEED, 1)
+    trainer = project.new_trainer(
+        options, net, Data(task, tokenized, {}), tokenized, workers, 1, None
+    )
+    epoch = dataset.training_batches(lengths, workload.BATCH_SIZE, workload.SEED, 1)
     timed = workload.typical_batches(epoch, lengths, args.batches)
     trainer.run_until(1, lambda progress: watch.step_done())
     trainer.run_until(workload.WARM_UP_STEPS, lambda progress: None)

@@ -39,6 +39,7 @@ class BERTClassifier(HybridBlock):
     def __init__(self, bert: BERTModel, num_classes: int = 2, dropout: float = 0.1, **kwargs):
         super().__init__(**kwargs)
         self.bert = bert
+        self.num_classes = num_classes
         with self.name_scope():
             self.classifier = nn.HybridSequential()
             self.classifier.add(nn.Dropout(dropout))
@@ -97,7 +98,9 @@ def is_run(folder: Path) -> bool:
 
 
 def load_classifier(
-    path: str | Path, dropout: float = 0.1, ctx: mx.Context | None = None
+    path: str | Path,
+    dropout: float = 0.1,
+    ctx: mx.Context | list[mx.Context] | None = None,
 ) -> tuple[BERTClassifier, BERTTokenizer, dict]:
     """Load a fine-tuned model from a run's folder, or from the ``.params`` file in one.
 
@@ -106,7 +109,7 @@ def load_classifier(
     path : path
     dropout : float
         Rate, where it is trained further.
-    ctx : mx.Context, optional
+    ctx : mx.Context or list of them, optional
         Where the parameters live; default ``mx.cpu()``.
 
     Returns
@@ -143,5 +146,6 @@ def load_classifier(
         )
     check_vocabulary(tokenizer, bert.config.vocab_size)
     net = BERTClassifier(bert, len(config["id2label"]), dropout)
-    set_parameters(net, read_params(parameters), [ctx or mx.cpu()], parameters)
+    contexts = ctx if isinstance(ctx, list) else [ctx or mx.cpu()]
+    set_parameters(net, read_params(parameters), contexts, parameters)
     return net, tokenizer, config

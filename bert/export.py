@@ -35,7 +35,7 @@ from bert.classifier import BERTClassifier, config_text, is_run, load_classifier
 from bert.errors import UserError
 from bert.files import replacing
 from bert.modeling import BERTModel
-from bert.parameters import parameters_of, set_parameters, write_params
+from bert.parameters import arrays_of, parameters_of, set_parameters, write_params
 from bert.tokenizer import BERTTokenizer, check_vocabulary
 
 # What a run's config.json says of itself; no other program asks for it.
@@ -178,11 +178,6 @@ def to_symbol(
     _write(paths[0], json.dumps(graph, indent=2) + "\n")
     write_params(paths[1], {f"arg:{name}": array for name, array in arrays_of(net).items()})
     return paths
-
-
-def arrays_of(net: BERTClassifier) -> dict[str, np.ndarray]:
-    """Return a copy of a network's parameters, by structural name."""
-    return {name: p.data().asnumpy() for name, p in parameters_of(net).items()}
 
 
 def to_gluon(

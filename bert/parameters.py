@@ -142,6 +142,11 @@ def parameters_of(net: Block) -> dict[str, mx.gluon.Parameter]:
     return dict(sorted(net._collect_params_with_prefix().items()))
 
 
+def arrays_of(net: Block) -> dict[str, np.ndarray]:
+    """Return a copy of a network's parameters, by structural name."""
+    return {name: p.list_data()[0].asnumpy() for name, p in parameters_of(net).items()}
+
+
 def set_parameters(
     net: Block, arrays: dict[str, np.ndarray], ctx: list[mx.Context], source: str | Path
 ) -> None:

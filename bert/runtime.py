@@ -55,18 +55,19 @@ def prepare(num_threads: int | None = None) -> int:
     Parameters
     ----------
     num_threads : int, optional
-        OpenMP threads. Default: ``OMP_NUM_THREADS`` where the user has set it, otherwise
-        :func:`physical_cores`. MXNet reads it once, while it is loaded, and left alone it takes
-        one thread on a machine of two cores.
+        OpenMP threads of all ranks that horovodrun has started on this machine. Default:
+        ``OMP_NUM_THREADS`` where the user has set it, otherwise :func:`physical_cores`. MXNet reads
+        it once, while it is loaded, and left alone it takes one thread on a machine of two cores.
 
     Returns
     -------
     int
-        The number of threads MXNet will use.
+        The number of threads MXNet will use in this process.
     """
     if num_threads is None:
         asked = os.environ.get("OMP_NUM_THREADS", "")
         num_threads = int(asked) if asked.isdigit() and int(asked) > 0 else physical_cores()
+    num_threads = max(1, num_threads // int(os.environ.get("HOROVOD_LOCAL_SIZE", 1)))
     os.environ["OMP_NUM_THREADS"] = str(num_threads)
     # Forked tokenizer threads and OpenBLAS beside OpenMP would only fight for the same cores.
     os.environ.setdefault("MXNET_STORAGE_FALLBACK_LOG_VERBOSE", "0")

@@ -20,6 +20,7 @@ from bert.errors import UserError
 from bert.modeling import BERTModel
 from bert.parameters import parameters_of, read_params, write_params
 from bert.tokenizer import SPECIAL_TOKENS, BERTTokenizer
+from parallel import Workers
 from run import Run
 from training import NotFiniteError, Trainer
 
@@ -144,7 +145,9 @@ def make_trainer(tiny_config, tmp_path):
         rates = {"max_updates": None, "lr": 1e-2, "warmup_ratio": 0.0, "seed": 1}
         sizes = {"batch_size": 4, "accumulate": 2, "epochs": 2}  # 10 updates
         opt = optimizer.create(name, 0.01, 1e-6)
-        return Trainer(net, tokens, loss, opt, mx.cpu(), skip_nonfinite=skip, **rates, **sizes)
+        return Trainer(
+            net, tokens, loss, opt, Workers([mx.cpu()]), skip_nonfinite=skip, **rates, **sizes
+        )
 
     return make
 

@@ -115,6 +115,8 @@ def _plan(mxnet) -> tuple[str, list[str]]:
     command = [
         *compiler.split(),
         *("-std=c++17", "-O3", "-march=native", *_ARITHMETIC, "-fopenmp", "-fPIC", "-shared"),
+        # Horovod brings a C++ library of its own, whose templates ours must not be bound to.
+        *("-Wl,-Bsymbolic", "-fno-gnu-unique"),
         # GCC halves AVX-512's vectors unless told otherwise.
         *(["-mprefer-vector-width=512"] if platform.machine() == "x86_64" else []),
         f"-I{wheel / 'include'}",

@@ -1,0 +1,142 @@
+"""Who computes what: the devices of this process, and the processes (ranks) of a job.
+
+A batch is divided among all devices of all ranks, and what each finds is added up, so that every
+device ends an update with the same parameters, and with those that one device would have.
+"""
+
+from __future__ import annotations
+
+import json
+
+import mxnet as mx
+import numpy as np
+from mxnet.gluon import Block
+
+from bert.parameters import parameters_of
+
+
+class Workers:
+    """The devices that share each batch.
+
+    Parameters
+    ----------
+    ctx : list of mx.Context
+        Those of this process.
+    horovod : module, optional
+        ``horovod.mxnet``, initialised, where the process is one of several ranks.
+
+    Attributes
+    ----------
+    ctx : list of mx.Context
+    ranks : int
+    first : bool
+        Whether this process is the one that writes files and speaks.
+    """
+
+    def __init__(self, ctx: list[mx.Context], horovod=None):
+        self.ctx = ctx
+        self._horovod = horovod
+        self.ranks = horovod.size() if horovod else 1
+        self._rank = horovod.rank() if horovod else 0
+        self.first = self._rank == 0
+        self._store = mx.kv.create("device") if len(ctx) > 1 else None
+        self._stored = set()
+
+    def __str__(self) -> str:
+        devices = ", ".join(map(str, self.ctx))
+        return f"{devices} on each of {self.ranks} ranks" if self.ranks > 1 else devices
+
+    @property
+    def count(self) -> int:
+        return self.ranks * len(self.ctx)
+
+    def number(self, device: int) -> int:
+        """Return the number, from 0 and over all ranks, of a device of this process."""
+        return self._rank * len(self.ctx) + device
+
+    def shares(self, indices: np.ndarray) -> list[np.ndarray]:
+        """Return what each device of this process has of a batch; a share may be empty.
+
+        Every example is in one share of one rank. Batches are sorted by length: dealt out like
+        cards, the shares have about as many tokens.
+        """
+        return [indices[self.number(i) :: self.count] for i in range(len(self.ctx))]
+
+    def add_up(self, name: str, arrays: list[list[mx.nd.NDArray]]) -> None:
+        """Replace arrays, each there once on every device, by their sums over devices and ranks.
+
+        Every rank must come by here with the same names in the same order, and what is named so
+        must have been waited for, or be an input of what is now added up.
+        """
+        if self._store:
+            for i, copies in enumerate(arrays):
+                key = f"{name}/{i}"
+                if key not in self._stored:
+                    self._store.init(key, copies[0].zeros_like())
+                    self._stored.add(key)
+                self._store.pushpull(key, copies, out=copies)
+        if self.ranks > 1:
+            own = [copies[0] for copies in arrays]
+            self._horovod.grouped_allreduce_(own, average=False, name=name)
+            for copies in arrays:
+                for copy in copies[1:]:
+                    copies[0].copyto(copy)
+
+    def agree(self, *flags: bool) -> list[bool]:
+        """Return for each flag whether it is true on any rank."""
+        if self.ranks == 1:
+            return list(flags)
+        array = mx.nd.array(flags)
+        self.add_up("flags", [[array]])
+        return (array.asnumpy() > 0).tolist()
+
+    def same_parameters(self, net: Block) -> None:
+        """Give every rank the parameters of the first."""
+        if self.ranks > 1:
+            for name, parameter in parameters_of(net).items():
+                array = parameter.list_data()[0]
+                self._horovod.broadcast_(array, root_rank=0, name=name)
+                parameter.set_data(array)
+
+    def same_checkpoint(
+        self, saved: tuple[dict, dict[str, np.ndarray]] | None
+    ) -> tuple[dict, dict[str, np.ndarray]] | None:
+        """Return on every rank what the first was given: a checkpoint, or None."""
+        if self.ranks == 1:
+            return saved
+        state, arrays = saved or (None, {})
+        about = {name: [str(a.dtype), a.shape] for name, a in arrays.items()}
+        head = json.dumps([state, about]).encode()
+        size = self._broadcast("size", np.array([len(head)], np.int64))
+        head = np.frombuffer(head, np.uint8) if self.first else np.zeros(size[0], np.uint8)
+        state, about = json.loads(bytes(self._broadcast("head", head)))
+        if state is None:
+            return None
+        return state, {
+            name: self._broadcast(
+                name, arrays[name] if self.first else np.zeros(shape, np.dtype(dtype))
+            )
+            for name, (dtype, shape) in about.items()
+        }
+
+    def _broadcast(self, name: str, array: np.ndarray) -> np.ndarray:
+        array = mx.nd.array(array, dtype=array.dtype)
+        return self._horovod.broadcast(array, root_rank=0, name=f"saved/{name}").asnumpy()
+
+    def merge(self, rows: dict[int, np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+        """Return an array with the rows, by their index, that the ranks have found.
+
+        Parameters
+        ----------
+        rows : dict of int to float32 array ``[shape[1]]``
+            Each row is on one rank.
+        shape : tuple of int
+        """
+        merged = np.zeros(shape, np.float32)
+        for index, row in rows.items():
+            merged[index] = row
+        if self.ranks == 1:
+            return merged
+        array = mx.nd.array(merged)
+        self.add_up("rows", [[array]])  # a number and zeros: exactly the number
+        return array.asnumpy()
