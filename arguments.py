@@ -38,6 +38,7 @@ RESULT_ARGUMENTS = (
     "early_stop",
     "eval_steps",
     "dev_batch_size",
+    "dtype",
 )
 
 # Flags that a trained model's config.json decides; without one, these are the defaults.
@@ -412,6 +413,13 @@ def _build_parser(description: str) -> argparse.ArgumentParser:
         "processes that horovodrun has started (default: device)",
     )
     machine.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="what dense layers multiply in; bfloat16 on CPUs, float16 (with dynamic loss scaling) "
+        "on GPUs; the parameters are float32 in any case (default: float32)",
+    )
+    machine.add_argument(
         "--num_threads",
         metavar="N",
         type=_COUNT,
@@ -447,6 +455,10 @@ def parse_args(description: str, argv: list[str] | None = None) -> argparse.Name
         parser.error("--resume and --overwrite exclude each other")
     if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
         parser.error("--tensorboard: install it with pip install -r requirements-extras.txt")
+    if args.dtype == "float16" and args.gpu is None:
+        parser.error("--dtype float16 is for a GPU (--gpu); a CPU has bfloat16")
+    if args.dtype == "bfloat16" and args.gpu is not None:
+        parser.error("--dtype bfloat16 is for a CPU; a GPU that MXNet supports has float16")
     if args.comm_backend == "horovod":
         if importlib.util.find_spec("horovod") is None:
             parser.error("--comm_backend horovod: it is not installed; make setup-distributed does")

@@ -26,15 +26,18 @@ from bert import runtime
 ARGUMENTS = parse_args(__doc__) if __name__ == "__main__" else None
 if __name__ == "__main__":
     interrupt.listen()
-NUM_THREADS = runtime.prepare(ARGUMENTS.num_threads if ARGUMENTS else None)
 if ARGUMENTS:
+    NUM_THREADS = runtime.prepare(ARGUMENTS.num_threads, ARGUMENTS.dtype == "bfloat16")
     ARGUMENTS.num_threads = NUM_THREADS
+else:
+    NUM_THREADS = runtime.prepare()
 
 import argparse
 from contextlib import nullcontext
 from pathlib import Path
 
 import mxnet as mx
+from mxnet.contrib import amp
 
 import checkpoint
 import metrics
@@ -68,6 +71,8 @@ def finetune(args: argparse.Namespace, output_dir: Path | None, workers: Workers
     if output_dir and not args.only_inference and workers.first:
         check_output_dir(args, output_dir)
     ctx = workers.ctx
+    if args.dtype == "float16":
+        amp.init("float16")  # from now on MXNet puts casts around the operators of every network
     trained = None
     if args.model_parameters:
         net, tokenizer, config = load_classifier(args.model_parameters, args.dropout, ctx)
@@ -200,6 +205,8 @@ def find_pretrained(args: argparse.Namespace) -> zoo.Pretrained:
 
 def compile_network(args: argparse.Namespace, net: BERTClassifier, ctx: list[mx.Context]) -> None:
     """Make one graph of a network, with the fused CPU operators where they can be had."""
+    if args.dtype == "bfloat16":
+        net.bert.use_bfloat16()
     if ctx[0].device_type == "cpu" and not args.no_native:
         fuse(net)
     net.hybridize(static_alloc=True)
@@ -223,9 +230,14 @@ def log_machine(args: argparse.Namespace, net: BERTClassifier, workers: Workers)
     name = f"{name}, {source}" if source else name
     log.info(f"model     {name}, {num_parameters(net):,} parameters")
     operators = "fused" if net.bert.fused else "stock"
-    log.info(
-        f"device    {workers}, {NUM_THREADS} threads, MXNet {mx.__version__}, {operators} operators"
-    )
+    if args.dtype == "bfloat16":
+        units = runtime.bfloat16_units()
+        if units is None:
+            log.info("slower    this processor has no units for bfloat16: it is emulated")
+        operators += f" operators, bfloat16 products{f' by {units}' if units else ''}"
+    else:
+        operators += f" operators, {args.dtype}"
+    log.info(f"device    {workers}, {NUM_THREADS} threads, MXNet {mx.__version__}, {operators}")
 
 
 def command(args: argparse.Namespace) -> int:

@@ -74,6 +74,7 @@ def new_trainer(args, net, data, train, workers, epochs, max_updates) -> Trainer
         warmup_ratio=args.warmup_ratio,
         seed=args.seed,
         skip_nonfinite=args.skip_nonfinite,
+        scale_loss=args.dtype == "float16",
     )
 
 

@@ -167,7 +167,7 @@ class Updater:
         self.states = dict(zip(self._names, states, strict=True))
         self._fused = fused and isinstance(optimizer, BERTAdam)
 
-    def update(self, lr: float, examples: int) -> NDArray:
+    def update(self, lr: float, examples: float) -> NDArray:
         """Make one update from gradients that are summed over ``examples`` examples.
 
         Returns

@@ -26,6 +26,10 @@ from dataset import (
 from optimizer import Updater, learning_rate
 from parallel import Workers
 
+# As in MXNet's AMP: the scale of a float16 run's loss, and for how many updates it is kept.
+_FIRST_LOSS_SCALE = 2.0**16
+_UPDATES_A_LOSS_SCALE = 2000
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -50,6 +54,7 @@ class _Queued(NamedTuple):
     lr: float
     loss: mx.nd.NDArray  # [1], the sum over the examples
     norm: mx.nd.NDArray  # [1]
+    loss_scale: float
 
 
 class NotFiniteError(RuntimeError):
@@ -86,6 +91,10 @@ class Trainer:
     seed : int
     skip_nonfinite : int
         So many updates may be left out because their loss or gradient is not finite.
+    scale_loss : bool
+        Multiply the loss, so that gradients in float16 do not vanish (Micikevicius et al. 2017,
+        https://arxiv.org/abs/1710.03740). The factor is halved where a gradient is not finite, with
+        that update left out, and doubled after 2000 updates without one.
     """
 
     def __init__(
@@ -104,6 +113,7 @@ class Trainer:
         warmup_ratio: float,
         seed: int,
         skip_nonfinite: int,
+        scale_loss: bool = False,
     ):
         self._net = net
         self._examples = examples
@@ -129,6 +139,9 @@ class Trainer:
         self.seconds = 0.0
         self.samples = 0
         self.skipped = 0
+        self._scale_loss = scale_loss
+        self.loss_scale = _FIRST_LOSS_SCALE if scale_loss else 1.0
+        self.good_updates = 0  # since the scale was changed
 
     def position(self) -> dict[str, int | float]:
         """Return where training stands, in the data and in time."""
@@ -140,6 +153,8 @@ class Trainer:
             "seconds": self.seconds,
             "samples": self.samples,
             "skipped": self.skipped,
+            "loss_scale": self.loss_scale,
+            "good_updates": self.good_updates,
         }
 
     def parameter_arrays(self) -> dict[str, np.ndarray]:
@@ -157,7 +172,10 @@ class Trainer:
         optimizer: dict[str, np.ndarray],
     ) -> None:
         """Continue where another Trainer stood when these were taken from it."""
-        for name in ("updates", "seconds", "samples", "skipped"):
+        for name in (
+            *("updates", "seconds", "samples", "skipped"),
+            *("loss_scale", "good_updates"),
+        ):
             setattr(self, name, position[name])
         for name, parameter in self._parameters.items():
             parameter.set_data(mx.nd.array(parameters[name]))
@@ -243,8 +261,10 @@ class Trainer:
             self._workers.add_up("update", [*(p.list_grad() for p in parameters), losses])
         examples = sum(map(len, batches))
         lr = learning_rate(update, self.total_updates, self._warmup_ratio, self._lr)
-        norms = [updater.update(lr, examples) for updater in self._updaters]
-        return _Queued(epoch, update, batches, lr, losses[0], norms[0])
+        # The gradients are those of the scaled loss, and are divided by its scale like a mean.
+        divisor = examples * self.loss_scale
+        norms = [updater.update(lr, divisor) for updater in self._updaters]
+        return _Queued(epoch, update, batches, lr, losses[0], norms[0], self.loss_scale)
 
     def _seed_of(self, update: int, device: int) -> int:
         """Return the seed of an update's dropout on a device: another on each."""
@@ -258,19 +278,27 @@ class Trainer:
         with autograd.record():
             logits = self._net(*inputs)
             loss = self._loss_function(logits, label).sum()
-        # 1, or nan where the loss is not finite: the gradients then are not either, and the
-        # update changes nothing.
-        loss.backward(1 + 0 * loss)
+        # The scale (1), or nan where the loss is not finite: the gradients then are not either, and
+        # the update changes nothing.
+        loss.backward(self.loss_scale + 0 * loss)
         return loss
 
     def _settle(self, queued: _Queued) -> Progress:
         """Wait for an update, and check it."""
-        epoch, update, batches, lr, loss, norm = queued
+        epoch, update, batches, lr, loss, norm, loss_scale = queued
         examples = sum(map(len, batches))
         with _naming_what_to_lower(self._examples, batches, "--batch_size"):
             norm, loss = float(norm.asscalar()), float(loss.asscalar()) / examples
         problem = None
-        if not (math.isfinite(norm) and math.isfinite(loss)):
+        if self._scale_loss and loss_scale > 1 and math.isfinite(loss) and not math.isfinite(norm):
+            # The update queued behind this one has the same scale, and is not to halve it again.
+            self.loss_scale = min(self.loss_scale, loss_scale / 2)
+            self.good_updates = 0
+            problem = (
+                f"update {update}: a gradient was too large for float16; the loss is now scaled by "
+                f"{self.loss_scale:g}"
+            )
+        elif not (math.isfinite(norm) and math.isfinite(loss)):
             self.skipped += 1
             rows = np.sort(np.concatenate(batches)) + 1
             problem = (
@@ -283,6 +311,10 @@ class Trainer:
                     "--lr or a longer --warmup_ratio may help, --skip_nonfinite N passes over N "
                     "such updates"
                 )
+        elif self._scale_loss:
+            self.good_updates += 1
+            if self.good_updates == _UPDATES_A_LOSS_SCALE:
+                self.loss_scale, self.good_updates = 2 * self.loss_scale, 0
         self.samples += examples
         speed = self.samples / max(self.seconds, 1e-9)
         return Progress(update, epoch, examples, loss, lr, norm, speed, problem)

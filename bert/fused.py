@@ -11,7 +11,25 @@ not training). ``site`` numbers the places where dropout is applied.
 
 from __future__ import annotations
 
+import numpy as np
+
 SITES_PER_LAYER = 3
+
+
+# As NumPy, which has no such type, is told of it by MXNet.
+BFLOAT16 = np.dtype([("bfloat16", np.uint16)])
+
+
+def dense(F, data, weight, num_hidden, bfloat16):
+    """Return ``data`` times the transpose of ``weight``: in float32, or factors in bfloat16.
+
+    Both take and return float32, and so do the gradients. In bfloat16 the processor's products are
+    added up in float32, and each sum is rounded once.
+    """
+    if bfloat16:
+        data, weight = (F.amp_cast(array, dtype=BFLOAT16) for array in (data, weight))
+    product = F.FullyConnected(data, weight, num_hidden=num_hidden, flatten=False, no_bias=True)
+    return F.amp_cast(product, dtype="float32") if bfloat16 else product
 
 
 def embeddings(F, config, input_ids, token_types, offsets, dropout, weights):
@@ -31,13 +49,13 @@ def embeddings(F, config, input_ids, token_types, offsets, dropout, weights):
     )
 
 
-def encoder_cell(F, config, layer, cls_only, hidden, offsets, dropout, weights):
+def encoder_cell(F, config, layer, cls_only, bfloat16, hidden, offsets, dropout, weights):
     """Return a layer's output: ``[T, units]``, or ``[B, units]`` of the [CLS] rows (cls_only)."""
     units = config.units
     site = 1 + SITES_PER_LAYER * layer
 
     def product(data, weight, num_hidden):
-        return F.FullyConnected(data, weight, num_hidden=num_hidden, flatten=False, no_bias=True)
+        return dense(F, data, weight, num_hidden, bfloat16)
 
     projections = [
         weights[f"attention_cell_proj_{name}_weight"] for name in ("query", "key", "value")

@@ -126,18 +126,23 @@ class EncoderCell(_ParameterBlock):
         self._dropout = dropout
         self._cls_only = cls_only
         self.fused = False
+        self.bfloat16 = False
 
     def hybrid_forward(self, F, hidden, *batch, **weights):
         if self.fused:
-            return fused.encoder_cell(
-                F, self._config, self._layer, self._cls_only, hidden, *batch, weights
-            )
+            how = (self._config, self._layer, self._cls_only, self.bfloat16)
+            return fused.encoder_cell(F, *how, hidden, *batch, weights)
         (valid_length,) = batch
         units, heads = self._config.units, self._config.num_heads
         eps = self._config.layer_norm_eps
 
         queries = F.slice_axis(hidden, axis=0, begin=0, end=1) if self._cls_only else hidden
-        query = _dense(F, queries, weights, "attention_cell_proj_query", units)
+
+        def dense(data, name, num_hidden):
+            weight, bias = weights[f"{name}_weight"], weights[f"{name}_bias"]
+            return _dense(F, data, weight, bias, num_hidden, self.bfloat16)
+
+        query = dense(queries, "attention_cell_proj_query", units)
         # The attention operators take keys and values interleaved head by head; interleaving the
         # weights (units² numbers) is cheaper than interleaving what they produce.
         weight = F.concat(
@@ -150,7 +155,7 @@ class EncoderCell(_ParameterBlock):
             weights["attention_cell_proj_value_bias"].reshape((heads, -1)),
             dim=1,
         ).reshape((-1,))
-        key_value = F.FullyConnected(hidden, weight, bias, num_hidden=2 * units, flatten=False)
+        key_value = _dense(F, hidden, weight, bias, 2 * units, self.bfloat16)
         # [B * heads, Lq, L], divided by sqrt(units / heads) in the operator
         scores = F.contrib.interleaved_matmul_encdec_qk(query, key_value, heads=heads)
         # softmax wants a length for each of its rows: [B] -> [B * heads, Lq]
@@ -161,23 +166,19 @@ class EncoderCell(_ParameterBlock):
         probabilities = F.Dropout(probabilities, p=self._dropout)
         context = F.contrib.interleaved_matmul_encdec_valatt(key_value, probabilities, heads=heads)
 
-        attended = F.Dropout(_dense(F, context, weights, "proj", units), p=self._dropout)
+        attended = F.Dropout(dense(context, "proj", units), p=self._dropout)
         attended = _layer_norm(F, queries + attended, weights, "layer_norm", eps)
 
-        inner = _dense(F, attended, weights, "ffn_ffn_1", self._config.hidden_size)
+        inner = dense(attended, "ffn_ffn_1", self._config.hidden_size)
         inner = F.LeakyReLU(inner, act_type="gelu")  # x Φ(x) with the exact normal cdf Φ
-        outer = F.Dropout(_dense(F, inner, weights, "ffn_ffn_2", units), p=self._dropout)
+        outer = F.Dropout(dense(inner, "ffn_ffn_2", units), p=self._dropout)
         return _layer_norm(F, attended + outer, weights, "ffn_layer_norm", eps)
 
 
-def _dense(F, data, weights, name, num_hidden):
-    return F.FullyConnected(
-        data,
-        weights[f"{name}_weight"],
-        weights[f"{name}_bias"],
-        num_hidden=num_hidden,
-        flatten=False,
-    )
+def _dense(F, data, weight, bias, num_hidden, bfloat16):
+    if bfloat16:
+        return F.broadcast_add(fused.dense(F, data, weight, num_hidden, bfloat16), bias)
+    return F.FullyConnected(data, weight, bias, num_hidden=num_hidden, flatten=False)
 
 
 def _layer_norm(F, data, weights, name, eps):
@@ -257,6 +258,11 @@ class BERTModel(_ParameterBlock):
         self.fused = True
         for cell in self.encoder.transformer_cells:
             cell.fused = True
+
+    def use_bfloat16(self) -> None:
+        """Multiply in the encoder's dense layers in bfloat16, on a CPU; all else stays float32."""
+        for cell in self.encoder.transformer_cells:
+            cell.bfloat16 = True
 
     def hybrid_forward(self, F, input_ids, token_types, *batch, **weights):
         if self.fused:

@@ -1,16 +1,27 @@
-"""What must happen before ``import mxnet``: threads and NumPy aliases.
+"""What must happen before ``import mxnet``: threads, NumPy aliases, CUDA's libraries.
 
 Call :func:`prepare` first, then import MXNet. Nothing here imports it at module level.
+
+    python -m bert.runtime
+
+says what is installed, and whether it can use this machine's GPUs.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import platform
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 _CPU_TOPOLOGY = Path("/sys/devices/system/cpu")
+_ARCH_PRCTL = 158  # the system call's number on x86-64
 _CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -49,7 +60,36 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def prepare(num_threads: int | None = None) -> int:
+def cpu_flags() -> set[str]:
+    """Return what the processor says it can do, in Linux's names; empty on other systems."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                return set(line.split(":", 1)[1].split())
+    return set()
+
+
+def bfloat16_units() -> str | None:
+    """Return the name of the processor's units for bfloat16, if it has any that oneDNN uses."""
+    flags = cpu_flags()
+    if "amx_bf16" in flags:
+        return "AMX"
+    return "AVX-512" if "avx512_bf16" in flags else None
+
+
+def _allow_amx() -> None:
+    """Let oneDNN use the matrix units of AMX: Linux gives them to those who ask for them.
+
+    MXNet's oneDNN (2.4) leaves them alone unless it is told otherwise.
+    """
+    if "amx_bf16" not in cpu_flags():
+        return
+    request_permission, tile_data = 0x1023, 18  # ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    if ctypes.CDLL(None).syscall(_ARCH_PRCTL, request_permission, tile_data) == 0:
+        os.environ.setdefault("DNNL_MAX_CPU_ISA", "AVX512_CORE_AMX")
+
+
+def prepare(num_threads: int | None = None, bfloat16: bool = False) -> int:
     """Make ``import mxnet`` work on today's NumPy and compute on all cores.
 
     Parameters
@@ -58,6 +98,9 @@ def prepare(num_threads: int | None = None) -> int:
         OpenMP threads of all ranks that horovodrun has started on this machine. Default:
         ``OMP_NUM_THREADS`` where the user has set it, otherwise :func:`physical_cores`. MXNet reads
         it once, while it is loaded, and left alone it takes one thread on a machine of two cores.
+
+    bfloat16 : bool
+        Let oneDNN use AMX, the matrix units for bfloat16, where the processor has them.
 
     Returns
     -------
@@ -71,6 +114,10 @@ def prepare(num_threads: int | None = None) -> int:
     os.environ["OMP_NUM_THREADS"] = str(num_threads)
     # Forked tokenizer threads and OpenBLAS beside OpenMP would only fight for the same cores.
     os.environ.setdefault("MXNET_STORAGE_FALLBACK_LOG_VERBOSE", "0")
+    if bfloat16:
+        _allow_amx()
+    if "mxnet-cu112" in mxnet_wheels():
+        load_cuda_libraries()
     _restore_numpy_aliases()
     return num_threads
 
@@ -82,6 +129,167 @@ def _restore_numpy_aliases() -> None:
     for name in ("bool", "int", "float", "object", "complex", "str"):
         if name not in np.__dict__:
             setattr(np, name, getattr(__import__("builtins"), name))
+
+
+def mxnet_wheels() -> dict[str, str]:
+    """Return name and version of the installed wheels of MXNet (there should be one)."""
+    found = {}
+    for name in ("mxnet", "mxnet-cu110", "mxnet-cu112"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+# What mxnet-cu112 is linked with, in an order in which each finds those it needs itself: the
+# folder below site-packages/nvidia, and the file.
+_CUDA_LIBRARIES = (
+    ("cuda_runtime", "libcudart.so.11.0"),
+    ("nvtx", "libnvToolsExt.so.1"),
+    ("cuda_nvrtc", "libnvrtc.so.11.2"),
+    ("cublas", "libcublasLt.so.11"),
+    ("cublas", "libcublas.so.11"),
+    ("cusparse", "libcusparse.so.11"),
+    ("cusolver", "libcusolver.so.11"),
+    ("curand", "libcurand.so.10"),
+    ("cufft", "libcufft.so.10"),
+    ("nccl", "libnccl.so.2"),
+    ("cudnn", "libcudnn.so.8"),
+)
+
+
+def load_cuda_libraries() -> dict[str, str | None]:
+    """Load NVIDIA's libraries from where their PyPI packages have put them, for all to see.
+
+    Returns
+    -------
+    dict of str to str
+        For each library where it was found: a path, ``the system``, or None.
+    """
+    found = {}
+    for folder, name in _CUDA_LIBRARIES:
+        paths = [Path(p, "nvidia", folder, "lib", name) for p in sys.path]
+        where = next((str(path) for path in paths if path.is_file()), None)
+        try:
+            ctypes.CDLL(where or name, ctypes.RTLD_GLOBAL)
+        except OSError:
+            where = None
+        else:
+            where = where or "the system"
+        found[name] = where
+    return found
+
+
+@dataclass(frozen=True)
+class GPU:
+    """A GPU as ``nvidia-smi`` describes it."""
+
+    index: int
+    name: str
+    memory_mib: int | None
+    compute_capability: tuple[int, int] | None  # None: the driver is too old to tell
+
+    @property
+    def verdict(self) -> str:
+        """Say whether MXNet 1.9's wheels hold code for it: 5.0 to 8.0, and none to compile."""
+        capability = self.compute_capability
+        if capability is None:
+            return "the driver does not tell its compute capability: look it up; 5.0 to 8.9 can run"
+        if capability < (5, 0):
+            return "cannot run MXNet's wheels: they begin with compute capability 5.0"
+        if capability >= (9, 0):
+            return (
+                "cannot run MXNet's wheels: they end with compute capability 8.9, and hold no code "
+                "that a newer GPU could compile; use an older GPU, or the CPU"
+            )
+        return "can run MXNet's wheels"
+
+
+_QUERY = "index,name,memory.total,compute_cap"
+
+
+def gpus() -> tuple[list[GPU], str]:
+    """Ask ``nvidia-smi`` for the GPUs; returns them, and the driver's version or what is wrong."""
+    try:
+        rows = _nvidia_smi(f"{_QUERY},driver_version")
+        old = bool(rows) and "not a valid field" in rows[0]
+        if old:  # drivers before 510
+            rows = _nvidia_smi("index,name,memory.total,driver_version")
+    except FileNotFoundError:
+        return [], "no NVIDIA driver: nvidia-smi is not there"
+    except (OSError, subprocess.SubprocessError) as error:
+        return [], f"nvidia-smi fails: {error}"
+    found, driver = [], "an NVIDIA driver, but no GPU"
+    for row in rows:
+        fields = [field.strip() for field in row.split(",")]
+        if len(fields) != 5 - old or not fields[0].isdigit():
+            driver = f"nvidia-smi says: {row.strip()}"
+            continue
+        capability = None
+        if not old and re.fullmatch(r"\d+\.\d+", fields[3]):
+            capability = tuple(map(int, fields[3].split(".")))
+        memory = int(fields[2]) if fields[2].isdigit() else None
+        found.append(GPU(int(fields[0]), fields[1], memory, capability))
+        driver = f"NVIDIA driver {fields[-1]}"
+    return found, driver
+
+
+def _nvidia_smi(query: str) -> list[str]:
+    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return (done.stdout.strip() or done.stderr.strip()).splitlines()
+
+
+def diagnosis() -> str:
+    """Return what is installed, what the machine has, and what is missing, a line each."""
+    import numpy as np
+
+    supported = (3, 10) <= sys.version_info[:2] <= (3, 12)
+    lines = [
+        f"Python      {platform.python_version()}"
+        + ("" if supported else ": MXNet needs 3.10, 3.11 or 3.12"),
+        f"NumPy       {np.__version__}"
+        + ("" if np.__version__ < "2" else ": MXNet needs one older than 2.0"),
+    ]
+    wheels = mxnet_wheels()
+    lines.append(f"MXNet       {', '.join(map(' '.join, wheels.items())) or 'not installed'}")
+    if len(wheels) > 1:
+        lines.append("            more than one: uninstall all of them, then install one")
+    missing = []
+    if "mxnet-cu112" in wheels:
+        for name, where in load_cuda_libraries().items():
+            lines.append(f"            {name:18} {where or 'missing'}")
+            missing += [] if where else [name]
+    if missing:
+        lines.append("            pip install -r requirements-gpu.txt brings what is missing")
+    try:
+        prepare()
+        import mxnet as mx
+
+        features = mx.runtime.Features()
+        kinds = [kind for kind in ("CUDA", "CUDNN", "NCCL", "MKLDNN") if features.is_enabled(kind)]
+        lines.append(f"            imports; built with {', '.join(kinds)}")
+        lines.append(f"            sees {mx.context.num_gpus()} GPUs")
+    except ImportError as error:
+        lines.append(f"            does not import: {error}")
+    except OSError as error:
+        lines.append(f"            does not import: {error}")
+        lines.append("            (a library of the driver or of CUDA that is not there)")
+    units = bfloat16_units()
+    lines.append(
+        f"processor   {processor()}, {physical_cores()} cores for this process, bfloat16 "
+        + (f"by {units}" if units else "emulated")
+    )
+    found, driver = gpus()
+    lines.append(f"driver      {driver}")
+    for gpu in found:
+        capability = ".".join(map(str, gpu.compute_capability or ("unknown",)))
+        memory = f"{gpu.memory_mib / 1024:.1f} GiB, " if gpu.memory_mib else ""
+        lines.append(f"GPU {gpu.index}       {gpu.name}, {memory}compute capability {capability}")
+        lines.append(f"            {gpu.verdict}")
+    cuda = {"mxnet-cu110", "mxnet-cu112"} & set(wheels)
+    if any("can run" in gpu.verdict for gpu in found) and not cuda:
+        lines.append("            --gpu needs MXNet's wheel for GPUs: make setup-gpu")
+    return "\n".join(lines)
 
 
 def why_no_gpu() -> str | None:
@@ -100,3 +308,7 @@ def why_no_gpu() -> str | None:
     except mx.MXNetError as error:
         return f"MXNet cannot use the GPU: {str(error).splitlines()[0]}"
     return None if count else "the NVIDIA driver is loaded, but MXNet sees no GPU"
+
+
+if __name__ == "__main__":
+    print(diagnosis())
