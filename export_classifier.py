@@ -297,8 +297,9 @@ def quantize(path: Path) -> Compute:
 
     float32 = path.with_name("float32.onnx")
     path.rename(float32)
-    logging.getLogger().setLevel(logging.ERROR)  # it recommends what the graph does not need
+    logging.disable(logging.WARNING)  # it recommends what the graph does not need
     quantize_dynamic(float32, path, per_channel=True, weight_type=QuantType.QInt8)
+    logging.disable(logging.NOTSET)
     float32.unlink()
     return onnx_session(path)
 

@@ -106,6 +106,12 @@ def prepare(num_threads: int | None = None, bfloat16: bool = False) -> int:
     -------
     int
         The number of threads MXNet will use in this process.
+
+    Raises
+    ------
+    SystemExit
+        MXNet's wheel for GPUs is installed and could not be imported, for want of a driver; a
+        sentence on standard error says so.
     """
     if num_threads is None:
         asked = os.environ.get("OMP_NUM_THREADS", "")
@@ -118,6 +124,7 @@ def prepare(num_threads: int | None = None, bfloat16: bool = False) -> int:
         _allow_amx()
     if "mxnet-cu112" in mxnet_wheels():
         load_cuda_libraries()
+        _require_driver()
     _restore_numpy_aliases()
     return num_threads
 
@@ -177,6 +184,18 @@ def load_cuda_libraries() -> dict[str, str | None]:
             where = where or "the system"
         found[name] = where
     return found
+
+
+def _require_driver() -> None:
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        print(
+            "MXNet's wheel for GPUs is installed, and this machine has no NVIDIA driver "
+            "(libcuda.so.1): install the driver, or the wheel for CPUs (make setup)",
+            file=sys.stderr,
+        )
+        raise SystemExit(2) from None
 
 
 @dataclass(frozen=True)
@@ -262,7 +281,7 @@ def diagnosis() -> str:
     if missing:
         lines.append("            pip install -r requirements-gpu.txt brings what is missing")
     try:
-        prepare()
+        _restore_numpy_aliases()
         import mxnet as mx
 
         features = mx.runtime.Features()
