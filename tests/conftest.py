@@ -17,14 +17,18 @@ from bert import runtime  # noqa: E402
 
 runtime.prepare(1)  # tiny networks want no second thread, least of all on a busy machine
 
+import mxnet as mx  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from safetensors.numpy import save_file  # noqa: E402
 
+import dataset  # noqa: E402
+from bert.classifier import BERTClassifier  # noqa: E402
 from bert.convert import config_to_huggingface, gluon_to_huggingface  # noqa: E402
 from bert.modeling import BERTConfig, BERTModel  # noqa: E402
-from bert.parameters import parameters_of  # noqa: E402
-from bert.tokenizer import SPECIAL_TOKENS  # noqa: E402
+from bert.parameters import arrays_of, parameters_of, set_parameters  # noqa: E402
+from bert.tokenizer import SPECIAL_TOKENS, BERTTokenizer  # noqa: E402
+from parallel import Workers  # noqa: E402
 
 WORDS = (
     "the a of in on it is was not no more less red green blue big small dog cat bird fish house "
@@ -189,6 +193,36 @@ def mrpc_raw() -> Path:
     if not folder.is_dir():
         pytest.skip("the real MRPC is not on this machine")
     return folder
+
+
+def cpus(count: int) -> Workers:
+    return Workers([mx.cpu(number) for number in range(count)])
+
+
+@pytest.fixture
+def examples(tmp_path):
+    """Pairs as token ids: 37 of them, so that batches of 8 and shares of 2 or 3 are uneven."""
+    vocab = tmp_path / "vocab.txt"
+    vocab.write_text("".join(f"{token}\n" for token in [*SPECIAL_TOKENS, *WORDS]))
+    a, b, label = zip(*sentence_pairs(37, 0), strict=True)
+    pairs = dataset.Examples(list(a), list(b), np.array(label, np.int32))
+    return dataset.tokenize(pairs, BERTTokenizer(vocab), 32)
+
+
+@pytest.fixture
+def start(tiny_config):
+    """Parameters of a tiny classifier to begin with, by structural name."""
+    mx.random.seed(1)
+    net = BERTClassifier(BERTModel(tiny_config, dropout=0.0, cls_only=True), dropout=0.0)
+    net.initialize()
+    return arrays_of(net)
+
+
+def new_net(config, start, workers, dropout=0.0):
+    net = BERTClassifier(BERTModel(config, dropout=dropout, cls_only=True), dropout=dropout)
+    set_parameters(net, start, workers.ctx, "start")
+    net.hybridize(static_alloc=True)
+    return net
 
 
 @pytest.fixture

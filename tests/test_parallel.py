@@ -14,15 +14,11 @@ from pathlib import Path
 import mxnet as mx
 import numpy as np
 import pytest
-from conftest import ROOT, WORDS, sentence_pairs, write_mrpc
+from conftest import ROOT, cpus, new_net, write_mrpc
 from mxnet.gluon.loss import SoftmaxCrossEntropyLoss
 
-import dataset
 import optimizer
-from bert.classifier import BERTClassifier
-from bert.modeling import BERTModel
-from bert.parameters import read_params, set_parameters
-from bert.tokenizer import SPECIAL_TOKENS, BERTTokenizer
+from bert.parameters import read_params
 from parallel import Workers
 from training import Trainer, predict
 
@@ -30,35 +26,6 @@ UPDATES = 20
 horovod = pytest.mark.skipif(
     importlib.util.find_spec("horovod") is None, reason="Horovod is not installed"
 )
-
-
-def cpus(count: int) -> Workers:
-    return Workers([mx.cpu(number) for number in range(count)])
-
-
-@pytest.fixture
-def examples(tmp_path):
-    vocab = tmp_path / "vocab.txt"
-    vocab.write_text("".join(f"{token}\n" for token in [*SPECIAL_TOKENS, *WORDS]))
-    # 37 pairs: the last batch of an epoch has 5, and three devices never have equal shares.
-    a, b, label = zip(*sentence_pairs(37, 0), strict=True)
-    pairs = dataset.Examples(list(a), list(b), np.array(label, np.int32))
-    return dataset.tokenize(pairs, BERTTokenizer(vocab), 32)
-
-
-@pytest.fixture
-def start(tiny_config):
-    mx.random.seed(1)
-    net = BERTClassifier(BERTModel(tiny_config, dropout=0.0, cls_only=True), dropout=0.0)
-    net.initialize()
-    return {n: p.data().asnumpy() for n, p in net._collect_params_with_prefix().items()}
-
-
-def new_net(config, start, workers, dropout=0.0):
-    net = BERTClassifier(BERTModel(config, dropout=dropout, cls_only=True), dropout=dropout)
-    set_parameters(net, start, workers.ctx, "start")
-    net.hybridize(static_alloc=True)
-    return net
 
 
 def trained(config, start, examples, workers, name="adamw", batch_size=8, accumulate=1):
@@ -209,8 +176,8 @@ def test_two_ranks_give_what_one_process_gives(operators, training_flags, tmp_pa
     results = [
         json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two")
     ]
-    if results[0]["best"]["update"] == results[1]["best"]["update"]:
-        same(*arrays)
+    assert results[0]["best"]["update"] == results[1]["best"]["update"]
+    same(*arrays)
     for one, two in zip(*(result["epochs"] for result in results), strict=True):
         assert one["train_loss"] == pytest.approx(two["train_loss"], rel=1e-4)
         assert one["dev"]["loss"] == pytest.approx(two["dev"]["loss"], rel=1e-4)
