@@ -122,6 +122,10 @@ def prepare(num_threads: int | None = None, bfloat16: bool = False) -> int:
     os.environ.setdefault("MXNET_STORAGE_FALLBACK_LOG_VERBOSE", "0")
     if bfloat16:
         _allow_amx()
+        # Products in bfloat16 keep scratch space for every shape they have met, and packed batches
+        # have thousands: 34 MB an update of MiniLM unless MXNet and oneDNN forget some.
+        os.environ.setdefault("MXNET_MKLDNN_CACHE_NUM", "32")
+        os.environ.setdefault("DNNL_PRIMITIVE_CACHE_CAPACITY", "64")
     if "mxnet-cu112" in mxnet_wheels():
         load_cuda_libraries()
         _require_driver()
