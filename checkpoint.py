@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from mxnet.ndarray import NDArray
 
-from bert import files
+from bert import files, runtime
 from bert.errors import UserError
 from bert.parameters import read_params, write_params
 
@@ -167,13 +168,18 @@ def load_newest(
     return None
 
 
-def fingerprint(arrays: Iterable[np.ndarray]) -> str:
-    """Return a hash of arrays: of their types, shapes and values."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype} {array.shape};".encode())
+def fingerprint(arrays: Iterable[np.ndarray | NDArray]) -> str:
+    """Return a hash of arrays: of their types, shapes and values; computed on all cores."""
+
+    def hash_of(array: np.ndarray | NDArray) -> bytes:
+        if isinstance(array, NDArray):
+            array = array.asnumpy()
+        digest = hashlib.sha256(f"{array.dtype} {array.shape};".encode())
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
-    return digest.hexdigest()
+        return digest.digest()
+
+    with ThreadPoolExecutor(runtime.physical_cores()) as executor:
+        return hashlib.sha256(b"".join(executor.map(hash_of, arrays))).hexdigest()
 
 
 class BackgroundWriter:

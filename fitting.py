@@ -12,7 +12,6 @@ import mxnet as mx
 import numpy as np
 from mxnet.gluon.loss import L2Loss, SoftmaxCrossEntropyLoss
 
-import calibration
 import checkpoint
 import event_files
 import interrupt
@@ -25,7 +24,7 @@ from bert import native, runtime
 from bert.classifier import BERTClassifier, config_text
 from bert.convert import read_json
 from bert.errors import UserError
-from bert.parameters import arrays_of, parameters_of, read_params, set_parameters
+from bert.parameters import parameters_of, read_params, set_parameters
 from bert.tokenizer import BERTTokenizer
 from dataset import DEV_EXAMPLES, length_statistics
 from evaluation import (
@@ -126,6 +125,8 @@ def fit(
 
 def calibrate(output_dir: Path) -> None:
     """Fit temperature and threshold to the best epoch's dev logits, into config.json."""
+    import calibration  # scikit-learn comes with it
+
     text = (output_dir / "dev_predictions.tsv").read_text(encoding="utf-8")
     config = read_json(output_dir / "config.json")
     names = config["label2id"]
@@ -160,7 +161,7 @@ def train_one(
     # The new layer of a pretrained BERT is a function of the seed.
     pretrained = net if args.model_parameters else net.bert
     workers.same_parameters(net)
-    weights = arrays_of(pretrained).values()
+    weights = [parameter.list_data()[0] for parameter in parameters_of(pretrained).values()]
     dev_arrays = (array for part in data.dev.values() for array in part.arrays())
     identity = {
         "arguments": {name: getattr(args, name) for name in RESULT_ARGUMENTS},

@@ -1,17 +1,12 @@
-"""The metrics of the tasks; scikit-learn and SciPy do the arithmetic."""
+"""The metrics of the tasks; scikit-learn and SciPy do the arithmetic.
+
+They are imported where they are used: that takes half a second, for which training does not wait.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy.special import log_softmax
-from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import (
-    accuracy_score,
-    confusion_matrix,
-    f1_score,
-    matthews_corrcoef,
-    precision_recall_fscore_support,
-)
 
 
 def evaluate(logits: np.ndarray, label: np.ndarray, names: tuple[str, ...]) -> dict[str, float]:
@@ -32,6 +27,9 @@ def evaluate(logits: np.ndarray, label: np.ndarray, names: tuple[str, ...]) -> d
     dict of str to float
         In the order of ``names``.
     """
+    from scipy.stats import pearsonr, spearmanr
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
     predicted = logits.argmax(axis=1)
     scores = logits[:, 0].astype(np.float64)
     classes = range(logits.shape[1])
@@ -72,6 +70,8 @@ def by_class(logits: np.ndarray, label: np.ndarray, names: tuple[str, ...]) -> d
         ``per_class``: {label: precision, recall, f1 (each 0 where it is 0/0) and support};
         ``confusion_matrix``: ``[classes, classes]``, a row for each true label, in their order.
     """
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
     predicted = logits.argmax(axis=1)
     classes = range(len(names))
     scores = precision_recall_fscore_support(label, predicted, labels=classes, zero_division=0.0)

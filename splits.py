@@ -9,7 +9,6 @@ from math import inf
 from pathlib import Path
 
 import numpy as np
-from sklearn.model_selection import KFold, StratifiedKFold, train_test_split
 
 from bert.errors import UserError
 from bert.tokenizer import BERTTokenizer
@@ -171,6 +170,8 @@ def split_off(
     rest, chosen : int arrays
         Indices in ascending order.
     """
+    from sklearn.model_selection import train_test_split
+
     try:
         rest, chosen = train_test_split(
             np.arange(len(label)),
@@ -190,6 +191,8 @@ def folds(
 
     Stratified by label except for regression; UserError where a label has fewer rows than folds.
     """
+    from sklearn.model_selection import KFold, StratifiedKFold
+
     rarest = len(label) if regression else int(np.unique(label, return_counts=True)[1].min())
     if rarest < count:
         who = "there are" if regression else "the rarest label has"

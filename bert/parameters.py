@@ -170,6 +170,6 @@ def set_parameters(
         if not np.isfinite(arrays[name]).all():
             raise UserError(f"{source}: {name} holds values that are not finite")
     for name, parameter in parameters.items():
-        # Constant initialisation would be computed twice; this allocates and copies once.
-        parameter.initialize(init=mx.init.Zero(), ctx=ctx, force_reinit=True)
-        parameter.set_data(mx.nd.array(arrays[name], dtype=parameter.dtype))
+        # As Block.load_parameters does it: one copy, from NumPy's memory to where it is needed.
+        shared = mx.nd.from_numpy(np.ascontiguousarray(arrays[name], np.float32))
+        parameter._load_init(shared, ctx)

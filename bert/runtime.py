@@ -1,6 +1,6 @@
 """What must happen before ``import mxnet``: threads, NumPy aliases, CUDA's libraries.
 
-Call :func:`prepare` first, then import MXNet. Nothing here imports it at module level.
+Call :func:`prepare` first, then import MXNet.
 
     python -m bert.runtime
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import os
 import platform
 import re
@@ -90,7 +91,7 @@ def _allow_amx() -> None:
 
 
 def prepare(num_threads: int | None = None, bfloat16: bool = False) -> int:
-    """Make ``import mxnet`` work on today's NumPy and compute on all cores.
+    """Import MXNet so that it works on today's NumPy and computes on all cores.
 
     Parameters
     ----------
@@ -130,7 +131,22 @@ def prepare(num_threads: int | None = None, bfloat16: bool = False) -> int:
         load_cuda_libraries()
         _require_driver()
     _restore_numpy_aliases()
+    _import_mxnet()
     return num_threads
+
+
+def _import_mxnet() -> None:
+    """Import MXNet without what it asks for only to see whether it is there.
+
+    scikit-learn (for its old FeedForward) and scipy.stats (for one way to quantize) take a second.
+    """
+    hidden = [name for name in ("sklearn", "scipy.stats") if name not in sys.modules]
+    sys.modules |= dict.fromkeys(hidden)  # None: "not installed"
+    try:
+        importlib.import_module("mxnet")
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 def _restore_numpy_aliases() -> None:
