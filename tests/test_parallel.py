@@ -14,7 +14,7 @@ from pathlib import Path
 import mxnet as mx
 import numpy as np
 import pytest
-from conftest import ROOT, cpus, new_net, write_mrpc
+from conftest import ROOT, cpus, new_net, run_script, write_mrpc
 from mxnet.gluon.loss import SoftmaxCrossEntropyLoss
 
 import optimizer
@@ -182,6 +182,39 @@ def test_two_ranks_give_what_one_process_gives(operators, training_flags, tmp_pa
         assert one["train_loss"] == pytest.approx(two["train_loss"], rel=1e-4)
         assert one["dev"]["loss"] == pytest.approx(two["dev"]["loss"], rel=1e-4)
     assert "on each of 2 ranks, 1 threads" in (tmp_path / "two/train.log").read_text()
+
+
+COUNTING = """
+import os, sys
+sys.path.insert(0, os.getcwd())
+import numpy as np
+import finetune_classifier, training
+from arguments import parse_args
+seen, backward = [], training.Trainer._backward
+def counting(self, indices, *rest):
+    seen.extend(indices.tolist())
+    return backward(self, indices, *rest)
+training.Trainer._backward = counting
+code = finetune_classifier.command(parse_args("", sys.argv[2:]))
+np.save(f"{sys.argv[1]}/seen-{os.environ['HOROVOD_RANK']}.npy", seen)
+sys.exit(code)
+"""
+
+
+@horovod
+def test_two_ranks_see_every_pair_of_mrpc_once_an_epoch(mrpc_raw, tiny_bert, tmp_path):
+    glue_dir = tmp_path / "glue"
+    fetch = ("--tasks", "MRPC", "--path_to_mrpc", mrpc_raw, "--data_dir", glue_dir)
+    assert run_script("download_glue_data.py", *fetch).returncode == 0
+    flags = ("--pretrained_bert_parameters", tiny_bert, "--max_len", "32", "--epochs", "2")
+    flags = (*flags, "--data_dir", glue_dir, "--output_dir", tmp_path / "two")
+    done = run_job("-c", COUNTING, tmp_path, *flags, "--comm_backend", "horovod")
+    assert done.returncode == 0, done.stderr
+    seen = [np.load(tmp_path / f"seen-{rank}.npy") for rank in (0, 1)]
+    assert np.bincount(np.concatenate(seen)).tolist() == [2] * 3668
+    assert abs(len(seen[0]) - len(seen[1])) <= 2 * 115  # a batch of odd size is one apart
+    results = json.loads((tmp_path / "two/metrics.json").read_text())
+    assert results["data"]["train"]["examples"] == 3668
 
 
 @horovod
