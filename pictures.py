@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy.special import softmax
@@ -16,6 +17,7 @@ import calibration
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#777777"
 # Published dev results, drawn for comparison: (task, metric) -> (from, to, whose).
 PUBLISHED = {("MRPC", "accuracy"): (0.84, 0.88, "BERT base, as published: 0.84 to 0.88")}
+_SMOOTHED = 30  # so many independent means has a learning curve, at most
 STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -63,8 +65,10 @@ def learning_curves(runs: list[FinishedRun]) -> Figure:
         updates = [_last_update(run, row["epoch"]) for row in epochs]
         dev_loss = [row["dev"]["loss"] for row in epochs]
         # A legend needs each name once.
-        names = ("train", "dev") if run is runs[0] else (None, None)
-        axes.plot(curve["update"], curve["train_loss"], color=BLUE, label=names[0], **shown)
+        names = ("train (running mean)", "dev") if run is runs[0] else (None, None)
+        width = 1 + len(curve["update"]) // _SMOOTHED
+        train_loss = pd.Series(curve["train_loss"]).rolling(width, min_periods=1).mean()
+        axes.plot(curve["update"], train_loss, color=BLUE, label=names[0], **shown)
         axes.plot(updates, dev_loss, "o-", color=ORANGE, markersize=4, label=names[1], **shown)
     axes.set_ylim(bottom=0)
     axes.legend()
