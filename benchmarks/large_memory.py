@@ -16,6 +16,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from bert import runtime
+
+runtime.prepare()
+
 import mxnet as mx
 import numpy as np
 
