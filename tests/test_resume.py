@@ -277,9 +277,16 @@ def test_a_signal_is_answered_after_the_update_and_a_second_one_at_once(tiny_ber
     assert finish(process)[0] == 143
 
 
+def catches_sigterm(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
 def test_a_signal_before_training_ends_at_once_without_a_trace(tiny_bert, data, tmp_path):
     process = start(tiny_bert, data, tmp_path / "out")
-    time.sleep(1)  # MXNet takes longer to load
+    while not catches_sigterm(process.pid):  # then it listens, and MXNet is still to be loaded
+        time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     code, _, err = finish(process)
     assert code == 130 and err == ""
