@@ -213,6 +213,7 @@ def train_one(
             if args.overwrite and folder:
                 checkpoint.remove_run(folder)
                 event_files.remove(folder)
+                model_card.remove(folder)
             run.save(with_checkpoint=True)
         if folder:
             vocabulary = tokenizer.vocabulary_text()

@@ -25,10 +25,21 @@ def write(output_dir: Path, results: dict, warn: Callable[[str], None]) -> None:
     warn : function of str
     """
     path = output_dir / "README.md"
-    if path.exists() and _MARK not in path.read_text(encoding="utf-8", errors="replace"):
+    if path.exists() and not _is_card(path):
         warn(f"warning: {path} is not of a run and is left as it is: there is no model card")
         return
     checkpoint.write_text(path, text(read_json(output_dir / "config.json"), results))
+
+
+def remove(output_dir: Path) -> None:
+    """Delete a run's card."""
+    path = output_dir / "README.md"
+    if path.exists() and _is_card(path):
+        path.unlink()
+
+
+def _is_card(path: Path) -> bool:
+    return _MARK in path.read_text(encoding="utf-8", errors="replace")
 
 
 def text(config: dict, results: dict) -> str:

@@ -50,6 +50,16 @@ def test_a_readme_of_the_users_own_is_left_alone(finetune_here, glue_dir, tmp_pa
     assert "left as it is" in capsys.readouterr().out
 
 
+def test_a_run_that_is_overwritten_takes_its_card_and_curves_along(finetune_here, glue_dir):
+    flags = ("--data_dir", glue_dir, *RUN)
+    code, out = finetune_here(*flags)
+    before = {path.name for path in out.glob("events*")}
+    assert code == 0 and before and (out / "README.md").exists()
+    assert finetune_here(*flags, "--overwrite", "--lr", "1e30", "--optimizer", "sgd")[0] == 1
+    assert not (out / "README.md").exists()
+    assert not before & {path.name for path in out.glob("events*")}
+
+
 def test_the_curve_is_the_mean_loss_of_the_updates(finished):
     _, results = finished
     curve, first_epoch = results["curve"], results["epochs"][0]
