@@ -78,7 +78,6 @@ def train_seeds(
     ``data`` is that of the first seed; it is read again only where a seed chooses its examples.
     """
     start_again = _start_of(net, args, workers)
-    # The bars and lines of one run at a time; the table at the end stands in the common log.
     scores = []
     for number, seed in enumerate(args.seeds):
         interrupt.check()
@@ -86,7 +85,7 @@ def train_seeds(
         run_args.seed = seed
         seed_dir = output_dir / f"seed-{seed}"
         with checkpoint.locked(seed_dir):
-            report.start_logging(seed_dir / "train.log")
+            report.start_logging(seed_dir / "train.log")  # each run's lines stand in its own log
             log.info(f"\nseed {seed}, {number + 1} of {len(args.seeds)}")
             if number and (args.dev_fraction or args.max_train_samples):
                 splits = read_splits(run_args, trained)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure this project beside its peers: same weights, pairs, batch size and cores, interleaved.
 
-    make bench            everything, about half an hour on two cores; writes benchmarks/RESULTS.md
+    make bench            everything, about 40 minutes on two cores; writes benchmarks/RESULTS.md
     make bench QUICK=1    MiniLM's training ratio, under three minutes; writes nothing
 
 Every contestant runs in a process of its own, one after the other, round after round, so that a

@@ -194,7 +194,7 @@ def test_a_folder_that_cannot_be_exported_is_one_sentence(damage, run_folder, tm
 
 
 def test_an_export_that_computes_something_else_is_not_kept(run_folder, tmp_path, monkeypatch):
-    # ONNX Runtime as it is, a graph with another epsilon: what a wrong table of names would do.
+    # Another bias in the graph: what a wrong table of names would do.
     build = onnx_model.build
     monkeypatch.setattr(
         onnx_model,

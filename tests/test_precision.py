@@ -13,7 +13,7 @@ from mxnet.gluon.loss import SoftmaxCrossEntropyLoss
 from test_parallel import same
 
 import optimizer
-from bert import native
+from bert import native, runtime
 from bert.parameters import parameters_of
 from dataset import packed_batch, padded_batch
 from training import Trainer
@@ -67,6 +67,15 @@ def test_a_run_in_bfloat16_says_so_and_is_not_resumed_in_float32(finetune_here, 
     assert "--dtype was bfloat16 and is float32" in capsys.readouterr().err
 
 
+def test_a_processor_without_such_units_is_said_to_be_slower(
+    finetune_here, glue_dir, capsys, monkeypatch
+):
+    monkeypatch.setattr(runtime, "bfloat16_units", lambda: None)
+    flags = ("--data_dir", glue_dir, "--training_steps", "1", "--dtype", "bfloat16")
+    assert finetune_here(*flags)[0] == 0
+    assert "slower    this processor has no units for bfloat16" in capsys.readouterr().out
+
+
 def new_trainer(net, tokens, loss, **options):
     return Trainer(
         *(net, tokens, loss, optimizer.create("bertadam", 0.01, 1e-6), cpus(1)),
@@ -110,7 +119,6 @@ def test_the_scale_falls_until_gradients_are_finite_and_nothing_is_lost(
     assert "too large for float16" in seen[0].problem
     assert 1 <= trainer.loss_scale < 2.0**16 and trainer.skipped == 0
     assert all(np.isfinite(array).all() for array in trainer.parameter_arrays().values())
-    # Without scaling, the first such gradient would have been the end.
     assert trainer.position()["loss_scale"] == trainer.loss_scale
 
 
