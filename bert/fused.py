@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from bert import native
+
 SITES_PER_LAYER = 3
 
 
@@ -26,6 +28,8 @@ def dense(F, data, weight, num_hidden, bfloat16):
     Both take and return float32, and so do the gradients. In bfloat16 the processor's products are
     added up in float32, and each sum is rounded once.
     """
+    if native.amx and not bfloat16:
+        return F.bert_dense(data, weight)
     if bfloat16:
         data, weight = (F.amp_cast(array, dtype=BFLOAT16) for array in (data, weight))
     product = F.FullyConnected(data, weight, num_hidden=num_hidden, flatten=False, no_bias=True)

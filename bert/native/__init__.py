@@ -30,6 +30,9 @@ site, eps)``
     LayerNorm(residual + dropout(x + bias)) ``[rows, units]``.
 ``bert_bias_gelu(x, bias)``
     gelu(x + bias) ``[rows, units]``, with the exact normal cdf.
+``bert_dense(x, weight)``
+    x weightᵀ ``[rows, units]``, where :data:`amx` says that there is such an operator: as exact as
+    products in float32, and faster. **x** is ``[rows, depth]``, **weight** ``[units, depth]``.
 ``bert_adam(hyper, decay, weight, gradient, m, v, weight, ..., parameters, beta1, beta2)``
     Updates weight, m and v of all parameters in place, and returns the gradients' global norm
     ``[1]`` before clipping; where it is not finite, nothing changes. **hyper** ``[5]`` is learning
@@ -73,6 +76,8 @@ _ARITHMETIC = (
     "-fno-math-errno",
 )
 _loaded: str | None = None
+#: Whether the loaded operators multiply with AMX, the processor's matrix units.
+amx = False
 
 
 class NativeUnavailable(RuntimeError):
@@ -118,13 +123,15 @@ def _load_library(path: Path) -> None:
 
     That makes the Python functions of all of MXNet's operators anew, a third of a second.
     """
+    global amx
     import mxnet
     from mxnet.base import _LIB, OpHandle, c_str, check_call
     from mxnet.ndarray.register import _make_ndarray_function
     from mxnet.symbol.register import _make_symbol_function
 
     check_call(_LIB.MXLoadLib(c_str(str(path)), 0))
-    for name in OPERATORS:
+    amx = bool(ctypes.CDLL(str(path)).bert_allow_amx())
+    for name in (*OPERATORS, *(["bert_dense"] if amx else [])):
         handle = OpHandle()
         check_call(_LIB.NNGetOpHandle(c_str(name), ctypes.byref(handle)))
         setattr(mxnet.nd, name, _make_ndarray_function(handle, name, name))

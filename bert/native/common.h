@@ -43,9 +43,9 @@ inline float number(const Attributes& attributes, const char* name) {
 // region may have fewer threads than omp_get_max_threads() (OMP_THREAD_LIMIT, OMP_DYNAMIC).
 struct Share {
   int64_t begin, end;
-  explicit Share(int64_t size)
-      : begin(size * omp_get_thread_num() / omp_get_num_threads()),
-        end(size * (omp_get_thread_num() + 1) / omp_get_num_threads()) {}
+  Share(int64_t size, int index, int count)
+      : begin(size * index / count), end(size * (index + 1) / count) {}
+  explicit Share(int64_t size) : Share(size, omp_get_thread_num(), omp_get_num_threads()) {}
 };
 
 // Sums over rows, [columns]: a row of zeros for each thread there can be, added up in order.

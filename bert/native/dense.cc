@@ -1,0 +1,298 @@
+// out = x W^T, products of float32 on the matrix units for bfloat16 (Intel's AMX).
+//
+// Inputs: x [rows, depth], W [units, depth]. Output [rows, units].
+//
+// A number of 24 bits is the sum of three of 8 bits, x = x1 + x2 + x3, exactly. Of the nine products
+// of two such sums the six largest are taken; what is left out is below 2^-23 of the product. Sums
+// are float32, over 128 products each, and these are added up: the result is closer to the exact one
+// than that of a loop in float32 (Henry, Tang and Heinecke 2019, "Leveraging the bfloat16 artificial
+// intelligence datatype for higher-precision computations"). Subnormal numbers count as 0, and
+// infinite ones give nan.
+//
+// As in Goto and van de Geijn 2008 ("Anatomy of high-performance matrix multiplication"), both
+// factors are cut along their common side into slabs, and copied in the order in which they are
+// read: a slab of the left one for all threads, blocks of the right one for the second cache of the
+// thread that uses them.
+#include "common.h"
+
+#if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+namespace bert {
+namespace {
+
+// A factor [rows, depth]: element (r, d) is data[r * stride + d], or if transposed
+// data[d * stride + r].
+struct Matrix {
+  const float* data;
+  int64_t rows, depth, stride;
+  bool transposed;
+};
+
+constexpr int kTile = 1024;              // bytes of a tile: 16 rows of 32 numbers
+constexpr int kRows = 32;                // of both factors, in a strip
+constexpr int kDepth = 32;               // of both factors, in a step
+constexpr int kPart = 2 * kTile;         // bytes of the first, second or third parts in a step
+constexpr int kStep = 3 * kPart;         // bytes
+constexpr int kSlab = 384;               // depth
+constexpr int kBlock = 16;               // strips of the right factor that the second cache holds
+constexpr int kChunk = 4;                // steps of the left factor that the first cache holds
+
+inline __mmask16 first(int64_t count) {
+  return count >= 16 ? 0xffff : count <= 0 ? 0 : (1u << count) - 1;
+}
+
+// Transposes 16 x 16 numbers of 32 bits.
+inline void transpose(__m512i* rows) {
+  __m512i t[16];
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+    t[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4) {
+    rows[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+    rows[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+    rows[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+    rows[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+  }
+  for (int i = 0; i < 4; ++i) {
+    const __m512i even = _mm512_shuffle_i32x4(rows[i], rows[4 + i], 0x88);
+    const __m512i odd = _mm512_shuffle_i32x4(rows[i], rows[4 + i], 0xdd);
+    const __m512i later_even = _mm512_shuffle_i32x4(rows[8 + i], rows[12 + i], 0x88);
+    const __m512i later_odd = _mm512_shuffle_i32x4(rows[8 + i], rows[12 + i], 0xdd);
+    t[i] = _mm512_shuffle_i32x4(even, later_even, 0x88);
+    t[4 + i] = _mm512_shuffle_i32x4(odd, later_odd, 0x88);
+    t[8 + i] = _mm512_shuffle_i32x4(even, later_even, 0xdd);
+    t[12 + i] = _mm512_shuffle_i32x4(odd, later_odd, 0xdd);
+  }
+  std::copy_n(t, 16, rows);
+}
+
+// The first 8 bits of each number, rounded.
+inline __m512 leading(__m512 x) {
+  const __m512i bits = _mm512_add_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(0x8000));
+  return _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32(0xffff0000)));
+}
+
+// A step of a strip, as three times two tiles: [row][d] in a left factor, [d / 2][row][d % 2] in a
+// right one. Both are 16 x 16 pairs, and one is the transpose of the other.
+template <bool left>
+void pack_step(const Matrix& from, int64_t row, int64_t begin, int64_t depth, char* to) {
+  alignas(64) static const uint16_t kInterleaved[32] = {
+      0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+      8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const __m512i order = _mm512_load_si512(kInterleaved);
+  for (int half = 0; half < 2; ++half, row += 16, to += kTile) {
+    const int64_t rows = from.rows - row;
+    __m512i parts[3][16];
+    for (int i = 0; i < 16; ++i) {
+      __m512 low, high;
+      if (from.transposed) {
+        const float* in = from.data + (begin + 2 * i) * from.stride + row;
+        low = _mm512_maskz_loadu_ps(2 * i < depth ? first(rows) : 0, in);
+        high = _mm512_maskz_loadu_ps(2 * i + 1 < depth ? first(rows) : 0, in + from.stride);
+      } else {
+        const float* in = from.data + (row + i) * from.stride + begin;
+        low = _mm512_maskz_loadu_ps(i < rows ? first(depth) : 0, in);
+        high = _mm512_maskz_loadu_ps(i < rows ? first(depth - 16) : 0, in + 16);
+      }
+      for (int part = 0; part < 3; ++part) {
+        const __m512 low_part = part < 2 ? leading(low) : low;
+        const __m512 high_part = part < 2 ? leading(high) : high;
+        const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(high_part, low_part);
+        parts[part][i] = from.transposed ? _mm512_permutexvar_epi16(order, both) : both;
+        low = _mm512_sub_ps(low, low_part);
+        high = _mm512_sub_ps(high, high_part);
+      }
+    }
+    for (int part = 0; part < 3; ++part) {
+      if (from.transposed == left) transpose(parts[part]);
+      for (int i = 0; i < 16; ++i) _mm512_store_si512(to + part * kPart + 64 * i, parts[part][i]);
+    }
+  }
+}
+
+// Strips of a slab, in the order in which their numbers stand in memory.
+template <bool left>
+void pack(const Matrix& from, int64_t strip_begin, int64_t strip_end, int64_t begin, int64_t depth,
+          int64_t strip_bytes, char* to) {
+  auto pack_one = [&](int64_t strip, int64_t d) {
+    pack_step<left>(from, strip * kRows, begin + d, depth - d,
+                    to + (strip - strip_begin) * strip_bytes + d / kDepth * kStep);
+  };
+  if (from.transposed) {
+    for (int64_t d = 0; d < depth; d += kDepth)
+      for (int64_t strip = strip_begin; strip < strip_end; ++strip) pack_one(strip, d);
+  } else {
+    for (int64_t strip = strip_begin; strip < strip_end; ++strip)
+      for (int64_t d = 0; d < depth; d += kDepth) pack_one(strip, d);
+  }
+}
+
+// Shapes the calling thread's tiles, and gives them back. Tiles 0 to 3 hold sums, 4 and 5 what
+// comes from the left factor, 6 and 7 what comes from the right one.
+struct Tiles {
+  Tiles() {
+    alignas(64) static const struct {
+      uint8_t palette, start_row, reserved[14];
+      uint16_t row_bytes[16];
+      uint8_t rows[16];
+    } kShapes = {1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+    _tile_loadconfig(&kShapes);
+  }
+  ~Tiles() { _tile_release(); }
+};
+
+inline void load_left(const char* part) {
+  _tile_loadd(4, part, 64);
+  _tile_loadd(5, part + kTile, 64);
+}
+
+inline void load_right(const char* part) {
+  _tile_loadd(6, part, 64);
+  _tile_loadd(7, part + kTile, 64);
+}
+
+inline void add_products() {
+  _tile_dpbf16ps(0, 4, 6);
+  _tile_dpbf16ps(1, 4, 7);
+  _tile_dpbf16ps(2, 5, 6);
+  _tile_dpbf16ps(3, 5, 7);
+}
+
+// sums [kRows, kRows] = or += one strip times another.
+void multiply(const char* left, const char* right, int steps, bool add, float* sums) {
+  constexpr int kStride = kRows * sizeof(float);
+  // GCC's loads of tiles do not say that they read memory: what was packed must be there.
+  __asm__ volatile("" ::: "memory");
+  if (add) {
+    _tile_loadd(0, sums, kStride);
+    _tile_loadd(1, sums + 16, kStride);
+    _tile_loadd(2, sums + 16 * kRows, kStride);
+    _tile_loadd(3, sums + 16 * kRows + 16, kStride);
+  } else {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  }
+  // a3 b1 + a1 b1 + a2 b1 + a2 b2 + a1 b2 + a1 b3: an order of few loads
+  for (int i = 0; i < steps; ++i, left += kStep, right += kStep) {
+    load_left(left + 2 * kPart), load_right(right), add_products();
+    load_left(left), add_products();
+    load_left(left + kPart), add_products();
+    load_right(right + kPart), add_products();
+    load_left(left), add_products();
+    load_right(right + 2 * kPart), add_products();
+  }
+  _tile_stored(0, sums, kStride);
+  _tile_stored(1, sums + 16, kStride);
+  _tile_stored(2, sums + 16 * kRows, kStride);
+  _tile_stored(3, sums + 16 * kRows + 16, kStride);
+}
+
+// How many of the threads share the columns of a product; the others share its rows.
+int column_threads(int threads, int64_t strips) {
+  int most = 1;
+  for (int count = 2; count <= threads; ++count)
+    if (threads % count == 0 && strips >= 4 * count) most = count;
+  return most;
+}
+
+// out [a.rows, b.rows] = A B^T
+void product(const Matrix& a, const Matrix& b, float* out, const OpResource& resource) {
+  const int64_t a_strips = (a.rows + kRows - 1) / kRows, b_strips = (b.rows + kRows - 1) / kRows;
+  const int64_t strip_bytes = (std::min<int64_t>(a.depth, kSlab) + kDepth - 1) / kDepth * kStep;
+  char* slab = static_cast<char*>(resource.alloc_cpu(
+      (a_strips + omp_get_max_threads() * kBlock) * strip_bytes + 64));
+  slab += -reinterpret_cast<uintptr_t>(slab) % 64;
+#pragma omp parallel
+  {
+    const Tiles tiles;
+    const int thread = omp_get_thread_num(), threads = omp_get_num_threads();
+    const int wide = column_threads(threads, b_strips);
+    const Share packed(a_strips);
+    const Share rows(a_strips, thread / wide, threads / wide), columns(b_strips, thread % wide, wide);
+    char* block = slab + (a_strips + thread * kBlock) * strip_bytes;
+    alignas(64) float sums[kBlock][kRows][kRows];
+    for (int64_t begin = 0; begin < a.depth; begin += kSlab) {
+      const int64_t depth = std::min<int64_t>(kSlab, a.depth - begin);
+      const int steps = (depth + kDepth - 1) / kDepth;
+      pack<true>(a, packed.begin, packed.end, begin, depth, strip_bytes,
+                 slab + packed.begin * strip_bytes);
+#pragma omp barrier
+      for (int64_t column = columns.begin; column < columns.end; column += kBlock) {
+        const int64_t end = std::min<int64_t>(columns.end, column + kBlock);
+        pack<false>(b, column, end, begin, depth, strip_bytes, block);
+        const int64_t width = std::min(b.rows, end * kRows) - column * kRows;
+        for (int64_t row = rows.begin; row < rows.end; ++row) {
+          for (int i = 0; i < steps; i += kChunk)
+            for (int64_t j = 0; j < end - column; ++j)
+              multiply(slab + row * strip_bytes + i * kStep, block + j * strip_bytes + i * kStep,
+                       std::min(kChunk, steps - i), i > 0, &sums[j][0][0]);
+          const int64_t height = std::min<int64_t>(kRows, a.rows - row * kRows);
+          for (int64_t r = 0; r < height; ++r) {
+            float* to = out + (row * kRows + r) * b.rows + column * kRows;
+            for (int64_t c = 0; c < width; c += 16) {
+              const __mmask16 valid = first(width - c);
+              __m512 sum = _mm512_load_ps(&sums[c / kRows][r][c % kRows]);
+              if (begin) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(valid, to + c));
+              _mm512_mask_storeu_ps(to + c, valid, sum);
+            }
+          }
+        }
+      }
+#pragma omp barrier
+    }
+  }
+}
+
+MXReturnValue forward(const Attributes&, Tensors* inputs, Tensors* outputs,
+                      const OpResource& resource) {
+  const int64_t rows = (*inputs)[0].shape[0], depth = (*inputs)[0].shape[1];
+  const int64_t units = (*inputs)[1].shape[0];
+  product({data(inputs, 0), rows, depth, depth, false},
+          {data(inputs, 1), units, depth, depth, false}, data(outputs, 0), resource);
+  return mxnet::ext::MX_SUCCESS;
+}
+
+// dx = dy W, dW = dy^T x
+MXReturnValue backward(const Attributes&, Tensors* inputs, Tensors* outputs,
+                       const OpResource& resource) {
+  const int64_t rows = (*inputs)[1].shape[0], depth = (*inputs)[1].shape[1];
+  const int64_t units = (*inputs)[2].shape[0];
+  const float *dy = data(inputs, 0), *x = data(inputs, 1), *weight = data(inputs, 2);
+  product({dy, rows, units, units, false}, {weight, depth, units, depth, true}, data(outputs, 0),
+          resource);
+  product({dy, units, rows, units, true}, {x, depth, rows, depth, true}, data(outputs, 1),
+          resource);
+  return mxnet::ext::MX_SUCCESS;
+}
+
+MXReturnValue infer_shape(const Attributes&, Shapes* in, Shapes* out) {
+  (*out)[0] = {(*in)[0][0], (*in)[1][0]};
+  return mxnet::ext::MX_SUCCESS;
+}
+
+}  // namespace
+
+REGISTER_OP(bert_dense)
+    .setForward(forward, "cpu")
+    .setBackward(backward, "cpu")
+    .setParseAttrs(one_output<2>)
+    .setInferType(infer_type<>)
+    .setInferShape(infer_shape);
+
+}  // namespace bert
+
+// Asks Linux for the matrix units, once for the process; tells whether it gives them.
+extern "C" int bert_allow_amx() {
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
+#else
+extern "C" int bert_allow_amx() { return 0; }
+#endif
