@@ -237,6 +237,7 @@ def log_machine(args: argparse.Namespace, net: BERTClassifier, workers: Workers)
         operators += f" operators, bfloat16 products{f' by {units}' if units else ''}"
     else:
         operators += f" operators, {args.dtype}"
+        operators += " products by AMX" if net.bert.fused and native.amx else ""
     log.info(f"device    {workers}, {NUM_THREADS} threads, MXNet {mx.__version__}, {operators}")
 
 

@@ -174,7 +174,7 @@ def train_one(
     environment = {
         "device": str(workers),
         "threads": args.num_threads,
-        "operators": f"fused {native.load()}" if net.bert.fused else "stock",
+        "operators": f"fused {native.load()}{', AMX' * native.amx}" if net.bert.fused else "stock",
         "processor": runtime.processor(),
         "MXNet": mx.__version__,
         "NumPy": np.__version__,

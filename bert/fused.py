@@ -3,7 +3,7 @@
 The tokens of all pairs of a batch stand one after the other in one array, ``[T, units]``, without
 any padding; pair b has the rows ``offsets[b]`` to ``offsets[b + 1]``. The mathematics is that of
 :mod:`bert.modeling`, whose blocks call these functions with their parameters. Dense layers stay
-MXNet's: their matrix products are as fast as this processor allows.
+MXNet's, but where the processor has AMX, whose matrix units multiply float32 faster.
 
 ``dropout`` is an int32 array ``[2]`` given at every step: a seed, and the rate times 2^24 (0 when
 not training). ``site`` numbers the places where dropout is applied.
@@ -26,7 +26,8 @@ def dense(F, data, weight, num_hidden, bfloat16):
     """Return ``data`` times the transpose of ``weight``: in float32, or factors in bfloat16.
 
     Both take and return float32, and so do the gradients. In bfloat16 the processor's products are
-    added up in float32, and each sum is rounded once.
+    added up in float32, and each sum is rounded once. In float32 :mod:`bert.native` multiplies
+    where it has an operator for that.
     """
     if native.amx and not bfloat16:
         return F.bert_dense(data, weight)

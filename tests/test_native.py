@@ -160,6 +160,48 @@ def test_gelu_keeps_its_relative_accuracy_where_it_is_tiny():
     np.testing.assert_allclose(out[abs(z) < 3], (z * ndtr(z))[abs(z) < 3], rtol=2e-6, atol=0)
 
 
+def skip_without_amx():
+    if not native.amx:
+        pytest.skip("this processor has no AMX, and MXNet's dense layers are used")
+
+
+@pytest.mark.parametrize(
+    "rows, depth, units",
+    [(1, 1, 1), (1, 768, 64), (33, 31, 17), (17, 384, 1536), (500, 401, 65), (64, 3072, 50)],
+)
+def test_dense(rows, depth, units):
+    skip_without_amx()
+    random = np.random.default_rng(rows)
+    x, weight, dy = (normal(random, *s) for s in ((rows, depth), (units, depth), (rows, units)))
+    check(run("bert_dense", (x, weight), dy), (x @ weight.T, [dy @ weight, dy.T @ x]))
+
+
+@pytest.mark.parametrize("exponents", [(0, 0), (-9, 3)])
+def test_dense_is_as_exact_as_products_in_float32(exponents):
+    skip_without_amx()
+    random = np.random.default_rng(0)
+    x, weight, dy = (
+        (normal(random, *s) * 10 ** random.uniform(*exponents, s)).astype(np.float32)
+        for s in ((300, 700), (90, 700), (300, 90))
+    )
+    out, (dx, dw) = run("bert_dense", (x, weight), dy)
+    for ours, left, right in ((out, x, weight.T), (dx, dy, weight), (dw, dy.T, x)):
+        exact = left.astype(np.float64) @ right.astype(np.float64)
+        size = np.abs(left).astype(np.float64) @ np.abs(right).astype(np.float64)
+        stock = mx.nd.dot(mx.nd.array(left), mx.nd.array(right)).asnumpy()
+        assert (np.abs(ours - exact) / size).max() < 1e-6
+        assert np.sqrt(np.mean((ours - exact) ** 2) / np.mean((stock - exact) ** 2)) < 1.25
+
+
+def test_dense_passes_on_what_is_not_finite_and_only_to_its_row():
+    skip_without_amx()
+    x = np.ones((40, 50))
+    x[3, 5], x[7, 49] = np.nan, np.inf
+    out, _ = run("bert_dense", (x, np.ones((20, 50))), np.ones((40, 20)))
+    assert not np.isfinite(out[[3, 7]]).any()
+    np.testing.assert_array_equal(np.delete(out, [3, 7], 0), 50)
+
+
 def attention(q, k, v, heads, factors, dout):
     """Return one pair's context, and the gradients of q, k and v, ``[tokens, units]`` each."""
     context, dq, dk, dv = (np.zeros_like(x) for x in (q, q, k, v))
@@ -450,6 +492,8 @@ import test_native
 test_native.native.load()
 test_native.test_add_norm(17, 384, 0.1)
 test_native.test_bias_gelu(200, 1536)
+if test_native.native.amx:
+    test_native.test_dense(500, 401, 65)
 test_native.test_attention(3, 32, [64, 1, 33], False, 0.1)
 test_native.test_embedding(384, [5, 1, 30], 0.1)
 """
