@@ -78,16 +78,13 @@ def bfloat16_units() -> str | None:
     return "AVX-512" if "avx512_bf16" in flags else None
 
 
-def _allow_amx() -> None:
-    """Let oneDNN use the matrix units of AMX: Linux gives them to those who ask for them.
-
-    MXNet's oneDNN (2.4) leaves them alone unless it is told otherwise.
-    """
-    if "amx_bf16" not in cpu_flags():
-        return
+def allow_amx() -> bool:
+    """Ask Linux for the matrix units of AMX, for this process; tell whether it gives them."""
     request_permission, tile_data = 0x1023, 18  # ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-    if ctypes.CDLL(None).syscall(_ARCH_PRCTL, request_permission, tile_data) == 0:
-        os.environ.setdefault("DNNL_MAX_CPU_ISA", "AVX512_CORE_AMX")
+    return (
+        "amx_bf16" in cpu_flags()
+        and ctypes.CDLL(None).syscall(_ARCH_PRCTL, request_permission, tile_data) == 0
+    )
 
 
 def prepare(num_threads: int | None = None, bfloat16: bool = False) -> int:
@@ -122,7 +119,8 @@ def prepare(num_threads: int | None = None, bfloat16: bool = False) -> int:
     # Forked tokenizer threads and OpenBLAS beside OpenMP would only fight for the same cores.
     os.environ.setdefault("MXNET_STORAGE_FALLBACK_LOG_VERBOSE", "0")
     if bfloat16:
-        _allow_amx()
+        if allow_amx():  # MXNet's oneDNN (2.4) leaves AMX alone unless it is told otherwise
+            os.environ.setdefault("DNNL_MAX_CPU_ISA", "AVX512_CORE_AMX")
         # Products in bfloat16 keep scratch space for every shape they have met, and packed batches
         # have thousands: 34 MB an update of MiniLM unless MXNet and oneDNN forget some.
         os.environ.setdefault("MXNET_MKLDNN_CACHE_NUM", "32")

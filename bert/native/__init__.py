@@ -56,6 +56,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from bert import runtime
+
 OPERATORS = (
     "bert_embedding",
     "bert_attention",
@@ -127,10 +129,12 @@ def _load_library(path: Path) -> None:
     import mxnet
     from mxnet.base import _LIB, OpHandle, c_str, check_call
     from mxnet.ndarray.register import _make_ndarray_function
+    from mxnet.operator import get_all_registered_operators
     from mxnet.symbol.register import _make_symbol_function
 
     check_call(_LIB.MXLoadLib(c_str(str(path)), 0))
-    amx = bool(ctypes.CDLL(str(path)).bert_allow_amx())
+    # A compiler that does not know AMX has left the operator out.
+    amx = "bert_dense" in get_all_registered_operators() and runtime.allow_amx()
     for name in (*OPERATORS, *(["bert_dense"] if amx else [])):
         handle = OpHandle()
         check_call(_LIB.NNGetOpHandle(c_str(name), ctypes.byref(handle)))
