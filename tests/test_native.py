@@ -168,7 +168,7 @@ def skip_without_amx():
 
 @pytest.mark.parametrize(
     "rows, depth, units",
-    [(1, 1, 1), (1, 768, 64), (33, 31, 17), (17, 384, 1536), (500, 401, 65), (64, 3072, 50)],
+    [(1, 1, 1), (1, 768, 64), (33, 31, 17), (17, 384, 1536), (500, 801, 65), (64, 3072, 50)],
 )
 def test_dense(rows, depth, units):
     skip_without_amx()

@@ -4,7 +4,7 @@
 //
 // A number of 24 bits is the sum of three of 8 bits, x = x1 + x2 + x3, exactly. Of the nine products
 // of two such sums the six largest are taken; what is left out is 2^-23 of the product at most. Sums
-// are float32, over 384 products each, and these are added up: the result is closer to the exact one
+// are float32, over 768 products each, and these are added up: the result is closer to the exact one
 // than that of a loop in float32 (Henry, Tang and Heinecke 2019, "Leveraging the bfloat16 artificial
 // intelligence datatype for higher-precision computations"). Subnormal numbers count as 0, and
 // infinite ones give nan.
@@ -34,8 +34,9 @@ constexpr int kRows = 32;         // of a strip
 constexpr int kDepth = 32;        // of a step
 constexpr int kPart = 2 * kTile;  // bytes of a step's first, second or third parts
 constexpr int kStep = 3 * kPart;  // bytes of a step
-constexpr int kSlab = 384;        // depth; with kBlock, measured
-constexpr int kBlock = 12;        // strips
+constexpr int kSlab = 768;        // depth at most; with kBlock, measured
+constexpr int kBlock = 8;         // strips
+constexpr int kFetches = 6;
 
 inline __mmask16 first(int64_t count) {
   return count >= 16 ? 0xffff : count <= 0 ? 0 : (1u << count) - 1;
@@ -146,25 +147,39 @@ struct Tiles {
   ~Tiles() { _tile_release(); }
 };
 
-inline void load_left(const char* part) {
+// Load the tiles of a part of one factor, or of both, and add the products with the other's to the
+// sums: a tile is multiplied as soon as it is there, while the next one is loaded.
+inline void add_left(const char* part) {
   _tile_loadd(4, part, 64);
-  _tile_loadd(5, part + kTile, 64);
-}
-
-inline void load_right(const char* part) {
-  _tile_loadd(6, part, 64);
-  _tile_loadd(7, part + kTile, 64);
-}
-
-inline void add_products() {
   _tile_dpbf16ps(0, 4, 6);
   _tile_dpbf16ps(1, 4, 7);
+  _tile_loadd(5, part + kTile, 64);
   _tile_dpbf16ps(2, 5, 6);
   _tile_dpbf16ps(3, 5, 7);
 }
 
-// sums [kRows, kRows] = one strip times another. Meanwhile `lines` cache lines a step are fetched
-// from `next` on.
+inline void add_right(const char* part) {
+  _tile_loadd(6, part, 64);
+  _tile_dpbf16ps(0, 4, 6);
+  _tile_dpbf16ps(2, 5, 6);
+  _tile_loadd(7, part + kTile, 64);
+  _tile_dpbf16ps(1, 4, 7);
+  _tile_dpbf16ps(3, 5, 7);
+}
+
+inline void add_both(const char* left, const char* right) {
+  _tile_loadd(4, left, 64);
+  _tile_loadd(6, right, 64);
+  _tile_dpbf16ps(0, 4, 6);
+  _tile_loadd(7, right + kTile, 64);
+  _tile_dpbf16ps(1, 4, 7);
+  _tile_loadd(5, left + kTile, 64);
+  _tile_dpbf16ps(2, 5, 6);
+  _tile_dpbf16ps(3, 5, 7);
+}
+
+// sums [kRows, kRows] = one strip times another. Meanwhile `lines` cache lines are fetched from
+// `next` on, kFetches times a step: all at once they would hold up the tiles.
 void multiply(const char* left, const char* right, int steps, const char* next, int lines,
               float* sums) {
   // GCC's loads of tiles do not say that they read memory: what was packed must be there.
@@ -173,15 +188,17 @@ void multiply(const char* left, const char* right, int steps, const char* next, 
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
+  const auto fetch = [&] {
+    for (int line = 0; line < lines; ++line, next += 64) _mm_prefetch(next, _MM_HINT_T1);
+  };
   // a3 b1 + a1 b1 + a2 b1 + a2 b2 + a1 b2 + a1 b3: an order of few loads
   for (int i = 0; i < steps; ++i, left += kStep, right += kStep) {
-    for (int line = 0; line < lines; ++line, next += 64) _mm_prefetch(next, _MM_HINT_T1);
-    load_left(left + 2 * kPart), load_right(right), add_products();
-    load_left(left), add_products();
-    load_left(left + kPart), add_products();
-    load_right(right + kPart), add_products();
-    load_left(left), add_products();
-    load_right(right + 2 * kPart), add_products();
+    fetch(), add_both(left + 2 * kPart, right);
+    fetch(), add_left(left);
+    fetch(), add_left(left + kPart);
+    fetch(), add_right(right + kPart);
+    fetch(), add_left(left);
+    fetch(), add_right(right + 2 * kPart);
   }
   constexpr int kStride = kRows * sizeof(float);
   _tile_stored(0, sums, kStride);
@@ -201,7 +218,9 @@ int column_threads(int threads, int64_t strips) {
 // out [a.rows, b.rows] = A B^T
 void product(const Matrix& a, const Matrix& b, float* out, const OpResource& resource) {
   const int64_t a_strips = (a.rows + kRows - 1) / kRows, b_strips = (b.rows + kRows - 1) / kRows;
-  const int64_t strip_bytes = (std::min<int64_t>(a.depth, kSlab) + kDepth - 1) / kDepth * kStep;
+  const int64_t slabs = (a.depth + kSlab - 1) / kSlab;
+  const int64_t slab_depth = (a.depth + slabs * kDepth - 1) / (slabs * kDepth) * kDepth;
+  const int64_t strip_bytes = slab_depth / kDepth * kStep;
   char* slab = static_cast<char*>(resource.alloc_cpu(
       (a_strips + omp_get_max_threads() * kBlock) * strip_bytes + 64));
   slab += -reinterpret_cast<uintptr_t>(slab) % 64;
@@ -214,8 +233,8 @@ void product(const Matrix& a, const Matrix& b, float* out, const OpResource& res
     const Share rows(a_strips, thread / wide, threads / wide), columns(b_strips, thread % wide, wide);
     char* block = slab + (a_strips + thread * kBlock) * strip_bytes;
     alignas(64) float sums[kRows][kRows];
-    for (int64_t begin = 0; begin < a.depth; begin += kSlab) {
-      const int64_t depth = std::min<int64_t>(kSlab, a.depth - begin);
+    for (int64_t begin = 0; begin < a.depth; begin += slab_depth) {
+      const int64_t depth = std::min(slab_depth, a.depth - begin);
       const int steps = (depth + kDepth - 1) / kDepth;
       pack<true>(a, packed.begin, packed.end, begin, depth, strip_bytes,
                  slab + packed.begin * strip_bytes);
@@ -224,10 +243,10 @@ void product(const Matrix& a, const Matrix& b, float* out, const OpResource& res
            first_column += kBlock) {
         const int64_t count = std::min<int64_t>(kBlock, columns.end - first_column);
         pack<false>(b, first_column, first_column + count, begin, depth, strip_bytes, block);
-        const int lines = (kStep / 64 + count - 1) / count;
+        const int lines = (kStep / 64 / kFetches + count - 1) / count;
         for (int64_t row = rows.begin; row < rows.end; ++row) {
           const char* next = slab + (row + 1) * strip_bytes;
-          for (int64_t j = 0; j < count; ++j, next += steps * lines * 64) {
+          for (int64_t j = 0; j < count; ++j, next += steps * kFetches * lines * 64) {
             const int64_t height = std::min<int64_t>(kRows, a.rows - row * kRows);
             const int64_t column = (first_column + j) * kRows;
             float* to = out + row * kRows * b.rows + column;
