@@ -370,6 +370,8 @@ def log_results(results, task, output_dir) -> None:
         "model.params and dev_predictions.tsv are of it"
     )
     there = [
-        name for name in (*checkpoint.RESULT_FILES, "train.log") if (output_dir / name).exists()
+        name
+        for name in (*checkpoint.RESULT_FILES, "README.md", "train.log")
+        if (output_dir / name).exists()
     ]
     log.info(f"files in {output_dir}: {', '.join(there)}")
