@@ -35,7 +35,7 @@ constexpr int kDepth = 32;        // of a step
 constexpr int kPart = 2 * kTile;  // bytes of a step's first, second or third parts
 constexpr int kStep = 3 * kPart;  // bytes of a step
 constexpr int kSlab = 768;        // depth at most; with kBlock, measured
-constexpr int kBlock = 8;         // strips
+constexpr int kBlock = 8;         // strips at most
 constexpr int kFetches = 6;
 
 inline __mmask16 first(int64_t count) {
@@ -239,9 +239,10 @@ void product(const Matrix& a, const Matrix& b, float* out, const OpResource& res
       pack<true>(a, packed.begin, packed.end, begin, depth, strip_bytes,
                  slab + packed.begin * strip_bytes);
 #pragma omp barrier
-      for (int64_t first_column = columns.begin; first_column < columns.end;
-           first_column += kBlock) {
-        const int64_t count = std::min<int64_t>(kBlock, columns.end - first_column);
+      const int64_t width = columns.end - columns.begin, blocks = (width + kBlock - 1) / kBlock;
+      for (int64_t i = 0; i < blocks; ++i) {
+        const Share part(width, i, blocks);
+        const int64_t first_column = columns.begin + part.begin, count = part.end - part.begin;
         pack<false>(b, first_column, first_column + count, begin, depth, strip_bytes, block);
         const int lines = (kStep / 64 / kFetches + count - 1) / count;
         for (int64_t row = rows.begin; row < rows.end; ++row) {
