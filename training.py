@@ -195,27 +195,20 @@ class Trainer:
         OutOfMemoryError
             Names what to lower.
         """
-        start = time.perf_counter()
-        seconds_before = self.seconds
+        start = time.perf_counter() - self.seconds
         in_flight = None
         for epoch, update, batches in self._updates(stop):
             with _naming_what_to_lower(self._examples, batches, "--batch_size"):
                 queued = self._queue(epoch, update, batches)
             # MXNet computes behind our back. Waiting for the update before the one just queued
             # keeps it busy, and its queue short.
-            if in_flight:
-                progress = self._settle(in_flight)
-                self.seconds = seconds_before + time.perf_counter() - start
-                if on_update(progress):
-                    in_flight = queued
-                    break
-            in_flight = queued
+            before, in_flight = in_flight, queued
+            if before and on_update(self._settle(before, start)):
+                break
         if in_flight:
             with _naming_what_to_lower(self._examples, in_flight.batches, "--batch_size"):
                 mx.nd.waitall()
-            progress = self._settle(in_flight)
-            self.seconds = seconds_before + time.perf_counter() - start
-            on_update(progress)
+            on_update(self._settle(in_flight, start))
 
     def _updates(self, stop: int) -> Iterator[tuple[int, int, list[np.ndarray]]]:
         while self.updates < stop:
@@ -283,8 +276,8 @@ class Trainer:
         loss.backward(self.loss_scale + 0 * loss)
         return loss
 
-    def _settle(self, queued: _Queued) -> Progress:
-        """Wait for an update, and check it."""
+    def _settle(self, queued: _Queued, start: float) -> Progress:
+        """Wait for an update, and check it; all training took the time since ``start``."""
         epoch, update, batches, lr, loss, norm, loss_scale = queued
         examples = sum(map(len, batches))
         with _naming_what_to_lower(self._examples, batches, "--batch_size"):
@@ -316,7 +309,8 @@ class Trainer:
             if self.good_updates == _UPDATES_A_LOSS_SCALE:
                 self.loss_scale, self.good_updates = 2 * self.loss_scale, 0
         self.samples += examples
-        speed = self.samples / max(self.seconds, 1e-9)
+        self.seconds = time.perf_counter() - start
+        speed = self.samples / self.seconds
         return Progress(update, epoch, examples, loss, lr, norm, speed, problem)
 
 

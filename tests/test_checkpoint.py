@@ -175,6 +175,17 @@ def test_a_trainer_continues_where_another_stood(name, make_trainer):
     assert equal(weights_and_states(second), weights_and_states(whole))
 
 
+def test_the_speed_is_of_all_training_so_far_from_the_first_update_on(make_trainer):
+    trainer, speeds = make_trainer("adamw", SoftmaxCrossEntropyLoss()), []
+
+    def on_update(progress):
+        speeds.append((progress.samples_per_second, trainer.samples / trainer.seconds))
+
+    trainer.run_until(3, on_update)
+    trainer.run_until(6, on_update)
+    assert len(speeds) == 6 and all(told == true for told, true in speeds)
+
+
 @OPTIMIZERS
 @pytest.mark.parametrize("value", [math.inf, math.nan])
 def test_a_loss_that_is_not_finite_never_reaches_the_parameters(name, value, make_trainer):
