@@ -1,13 +1,11 @@
-"""Every fused operator against float64 NumPy, forward and backward; and how they are built."""
+"""Every fused operator against float64 NumPy, forward and backward."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-import time
 from contextlib import suppress
-from pathlib import Path
 
 import mxnet as mx
 import numpy as np
@@ -388,7 +386,7 @@ from bert import runtime
 runtime.prepare({threads})
 import hashlib, mxnet as mx, numpy as np
 from mxnet import autograd
-from bert import native, runtime
+from bert import native
 native.load()
 from bert.classifier import BERTClassifier
 from bert.modeling import BERTConfig, BERTModel
@@ -507,141 +505,3 @@ def test_gradients_are_whole_where_openmp_gives_fewer_threads_than_asked_for(lim
     name, value = limit.split("=")
     script = LIMITED_SCRIPT.format(root=str(ROOT), tests=str(ROOT / "tests"))
     subprocess.run([sys.executable, "-c", script], check=True, env={**os.environ, name: value})
-
-
-# ---- building ----
-
-LOAD = "from bert import runtime; runtime.prepare(1); from bert import native; print(native.load())"
-
-
-def load_elsewhere(**environment):
-    """Load the operators in a new process, and return it."""
-    return subprocess.run(
-        [sys.executable, "-c", LOAD],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-    )
-
-
-def script(path: Path, *lines: str) -> str:
-    """Write a shell script that stands in for a compiler; it answers ``--version``."""
-    path.write_text("\n".join(["#!/bin/sh", '[ "$1" = --version ] && exit 0', *lines]) + "\n")
-    path.chmod(0o755)
-    return str(path)
-
-
-@pytest.fixture
-def compiler(tmp_path) -> str:
-    """A compiler that takes no time: it copies what was built for these tests."""
-    (built,) = (
-        library
-        for folder in native._cache_folders()
-        if (library := folder / f"bert-{native.load()}.so").exists()
-    )
-    return script(tmp_path / "c++", "for output; do :; done", f'cp "{built}" "$output"')
-
-
-def test_a_build_is_kept_and_a_damaged_one_is_made_again(compiler, tmp_path):
-    environment = {"CXX": compiler, "MXNET_HOME": str(tmp_path)}
-    first = load_elsewhere(**environment)
-    assert first.returncode == 0 and "building" in first.stderr
-    second = load_elsewhere(**environment)
-    assert second.stdout == first.stdout and "building" not in second.stderr
-    (library,) = (tmp_path / "native").glob("*.so")
-    library.write_bytes(library.read_bytes()[:-100])
-    third = load_elsewhere(**environment)
-    assert third.returncode == 0 and "building" in third.stderr
-
-
-def test_two_processes_that_build_at_once_both_load(compiler, tmp_path):
-    command = [sys.executable, "-c", LOAD]
-    environment = {**os.environ, "CXX": compiler, "MXNET_HOME": str(tmp_path / "home")}
-    both = [subprocess.Popen(command, cwd=ROOT, env=environment) for _ in range(2)]
-    assert [process.wait() for process in both] == [0, 0]
-    assert sorted(p.suffix for p in (tmp_path / "home/native").iterdir()) == [".sha256", ".so"]
-
-
-def finetune(tiny_bert, glue_dir, out, **environment):
-    return subprocess.run(
-        [
-            *(sys.executable, "finetune_classifier.py", "--pretrained_bert_parameters", tiny_bert),
-            *("--data_dir", glue_dir, "--output_dir", out, "--max_len", "32"),
-            *("--num_threads", "1", "--training_steps", "2"),
-        ],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-    )
-
-
-@pytest.mark.parametrize(
-    "compiler, reason", [("/no/such/compiler", "does not work"), ("false", "does not work")]
-)
-def test_without_a_working_compiler_training_works_and_says_so(
-    compiler, reason, tiny_bert, glue_dir, tmp_path
-):
-    environment = {"CXX": compiler, "MXNET_HOME": str(tmp_path / "home")}
-    run = finetune(tiny_bert, glue_dir, tmp_path / "out", **environment)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.count("the fused operators are not used") == 1
-    assert reason in run.stdout and "stock operators" in run.stdout
-
-
-def test_a_compiler_that_fails_is_reported_with_its_first_complaint(tmp_path):
-    failing = script(tmp_path / "c++", "echo no space >&2", "exit 1")
-    run = load_elsewhere(CXX=failing, MXNET_HOME=str(tmp_path))
-    assert "the C++ compiler failed: no space" in run.stderr
-
-
-def test_a_compiler_that_hangs_is_stopped_with_all_it_has_started(tmp_path, monkeypatch):
-    hanging = script(tmp_path / "c++", f'sh -c "sleep 30; touch {tmp_path}/survived"; true')
-    monkeypatch.setattr(native, "_BUILD_SECONDS", 1)
-    with pytest.raises(native.NativeUnavailable, match="took over 1 s"):
-        native._find_or_build(tmp_path / "cache", "key", [hanging])
-    ends = time.monotonic() + 5
-    while (
-        str(tmp_path)
-        in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
-    ):
-        assert time.monotonic() < ends, "the compiler's children still run"
-        time.sleep(0.1)
-
-
-def test_a_cache_that_cannot_be_used_is_replaced_by_a_temporary_folder(compiler, tmp_path):
-    (tmp_path / "file").write_text("")
-    (tmp_path / "tmp").mkdir()
-    environment = {
-        "CXX": compiler,
-        "MXNET_HOME": str(tmp_path / "file"),
-        "TMPDIR": str(tmp_path / "tmp"),
-    }
-    run = load_elsewhere(**environment)
-    assert run.returncode == 0, run.stderr
-    (folder,) = (tmp_path / "tmp").glob("mxnet-native-*")
-    assert list(folder.glob("*.so")) and folder.stat().st_mode & 0o777 == 0o700
-
-
-def test_a_library_that_somebody_else_could_have_written_is_not_loaded(tmp_path):
-    (tmp_path / "native").mkdir()
-    (tmp_path / "native").chmod(0o777)
-    with pytest.raises(PermissionError, match="somebody else"):
-        native._find_or_build(tmp_path / "native", "key", ["false"])
-
-
-def test_a_library_that_mxnet_does_not_take_is_reported(tmp_path):
-    broken = script(tmp_path / "c++", "for output; do :; done", 'echo no library > "$output"')
-    environment = {"CXX": broken, "MXNET_HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
-    run = load_elsewhere(**environment)
-    assert "NativeUnavailable: MXNet does not load the fused operators" in run.stderr
-
-
-def test_a_user_without_a_home_builds_in_the_temporary_folder(monkeypatch):
-    def no_home():
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.delenv("MXNET_HOME", raising=False)
-    monkeypatch.setattr(Path, "home", no_home)
-    assert [folder.name for folder in native._cache_folders()] == [f"mxnet-native-{os.getuid()}"]
