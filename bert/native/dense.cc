@@ -4,10 +4,10 @@
 //
 // A number of 24 bits is the sum of three of 8 bits, x = x1 + x2 + x3, exactly. Of the nine products
 // of two such sums the six largest are taken; what is left out is 2^-23 of the product at most. Sums
-// are float32, over 768 products at most, and these are added up: the result is closer to the exact one
-// than that of a loop in float32 (Henry, Tang and Heinecke 2019, "Leveraging the bfloat16 artificial
-// intelligence datatype for higher-precision computations"). Subnormal numbers count as 0, and
-// infinite ones give nan.
+// are float32, over 768 products at most, and these are added up: the result is closer to the exact
+// one than that of a loop in float32 (Henry, Tang and Heinecke 2019, "Leveraging the bfloat16
+// artificial intelligence datatype for higher-precision computations"). Subnormal numbers count as
+// 0, and infinite ones give nan.
 //
 // As in Goto and van de Geijn 2008 ("Anatomy of high-performance matrix multiplication"), both
 // factors are cut along their common side into slabs, and copied in the order in which they are
