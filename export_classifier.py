@@ -59,7 +59,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.format == "onnx":
         for package in ("onnx", "onnxruntime"):
             if importlib.util.find_spec(package) is None:
-                parser.error(f"{package} is not installed: pip install -r requirements-extras.txt")
+                parser.error(f"{package} is not installed: pip install {package}")
     return args
 
 

@@ -35,7 +35,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     args = parser.parse_args(argv)
     if importlib.util.find_spec("matplotlib") is None:
-        parser.error("matplotlib is not installed: pip install -r requirements-extras.txt")
+        parser.error("matplotlib is not installed: pip install matplotlib")
     return args
 
 

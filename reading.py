@@ -14,6 +14,8 @@ from bert.errors import UserError
 from tables import BadRows, Row, listed, read_lines, table_rows
 from tasks import Task
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 
 class Texts(Sequence):
     """Strings, kept as UTF-8 in one buffer: a list of ``str`` takes twice the memory."""
@@ -225,7 +227,7 @@ def _finite(text: str) -> float | None:
         value = float(text)
     except ValueError:
         return None
-    return value if math.isfinite(value) and abs(value) <= np.finfo(np.float32).max else None
+    return value if math.isfinite(value) and abs(value) <= _LARGEST else None
 
 
 def _not_a_label(label: str, task: Task, labels: Iterable[str]) -> str:

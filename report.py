@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections.abc import Sequence
@@ -28,7 +29,10 @@ class _Screen(logging.Handler):
 def start_logging(log_file: Path | None) -> None:
     """Send the log to standard output, and with times to ``log_file``, to which it is appended."""
     log.setLevel(logging.DEBUG)
-    log.handlers.clear()
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        with contextlib.suppress(OSError):  # what it could not write it cannot flush either
+            handler.close()
     logging.raiseExceptions = False  # a log that cannot be written does not stop a run
     screen = _Screen()
     screen.setLevel(logging.INFO)

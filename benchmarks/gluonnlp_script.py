@@ -14,7 +14,7 @@ from bert import runtime
 if "threads" in sys.argv:
     runtime.prepare()
 else:
-    runtime._restore_numpy_aliases()  # without them nothing of it runs today
+    runtime.restore_numpy_names()  # without them nothing of it runs today
     os.environ.pop("OMP_NUM_THREADS", None)
 
 import gluonnlp

@@ -1,6 +1,6 @@
 """BERT on MXNet/Gluon: the model, its tokenizer and the zoo of pretrained checkpoints.
 
-``bert.get_model`` loads MXNet. Whatever must happen before that (threads, NumPy aliases) is in
+``bert.get_model`` loads MXNet. Whatever must happen before that (threads, names for NumPy) is in
 :mod:`bert.runtime`, which can be imported alone; that is why the name below is looked up lazily.
 """
 

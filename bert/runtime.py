@@ -1,4 +1,4 @@
-"""What must happen before ``import mxnet``: threads, NumPy aliases, CUDA's libraries.
+"""What must happen before ``import mxnet``: threads, names for NumPy, CUDA's libraries.
 
 Call :func:`prepare` first, then import MXNet.
 
@@ -9,6 +9,7 @@ says what is installed, and whether it can use this machine's GPUs.
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import ctypes
 import importlib
@@ -88,7 +89,7 @@ def allow_amx() -> bool:
 
 
 def prepare(num_threads: int | None = None, bfloat16: bool = False) -> int:
-    """Import MXNet so that it works on today's NumPy and computes on all cores.
+    """Import MXNet so that it works with current NumPy and computes on all cores.
 
     Parameters
     ----------
@@ -108,8 +109,8 @@ def prepare(num_threads: int | None = None, bfloat16: bool = False) -> int:
     Raises
     ------
     SystemExit
-        MXNet's wheel for GPUs is installed and could not be imported, for want of a driver; a
-        sentence on standard error says so.
+        MXNet or NumPy is not installed, or MXNet's wheel for GPUs cannot be imported because there
+        is no driver; a sentence on standard error says so.
     """
     if num_threads is None:
         asked = os.environ.get("OMP_NUM_THREADS", "")
@@ -128,8 +129,17 @@ def prepare(num_threads: int | None = None, bfloat16: bool = False) -> int:
     if "mxnet-cu112" in mxnet_wheels():
         load_cuda_libraries()
         _require_driver()
-    _restore_numpy_aliases()
-    _import_mxnet()
+    try:
+        restore_numpy_names()
+        _import_mxnet()
+    except ModuleNotFoundError as error:
+        print(
+            f"the Python package {error.name} is not installed: run `make setup` and use "
+            f".venv/bin/python, or run `{sys.executable} -m pip install --no-deps -r "
+            "requirements.lock`",
+            file=sys.stderr,
+        )
+        raise SystemExit(2) from None
     return num_threads
 
 
@@ -147,13 +157,40 @@ def _import_mxnet() -> None:
             del sys.modules[name]
 
 
-def _restore_numpy_aliases() -> None:
-    """Give NumPy >= 1.24 back the aliases that MXNet 1.9 uses at import (apache/mxnet#21165)."""
+# Functions of finance that NumPy dropped in 1.20. MXNet looks them up and never calls them.
+_NEVER_CALLED = ("fv", "ipmt", "irr", "mirr", "nper", "npv", "pmt", "ppmt", "pv", "rate")
+
+
+def restore_numpy_names() -> None:
+    """Give NumPy back the names that MXNet 1.9 uses at import, each with the value it had.
+
+    NumPy dropped the aliases of Python's types in 1.24 (apache/mxnet#21165), the others in 2.0 and
+    later. A name that NumPy still has is left alone.
+    """
     import numpy as np
 
-    for name in ("bool", "int", "float", "object", "complex", "str"):
-        if name not in np.__dict__:
-            setattr(np, name, getattr(__import__("builtins"), name))
+    here = vars(np)
+    dropped = {
+        **{name: getattr(builtins, name) for name in ("bool", "int", "float", "complex", "str")},
+        **dict.fromkeys(("NaN", "NAN"), np.nan),
+        **dict.fromkeys(("Inf", "PINF"), np.inf),
+        **dict.fromkeys(_NEVER_CALLED),
+        "object": object,
+        "NINF": -np.inf,
+        "PZERO": 0.0,
+        "NZERO": -0.0,
+        "alltrue": np.all,
+        "sometrue": np.any,
+        "round_": np.round,
+        "product": np.prod,
+        "cumproduct": np.cumprod,
+        "in1d": np.isin,
+        "trapz": here.get("trapezoid"),
+        "msort": lambda a: np.sort(a, axis=0),
+    }
+    for name, value in dropped.items():
+        if name not in here:
+            setattr(np, name, value)
 
 
 def mxnet_wheels() -> dict[str, str]:
@@ -280,12 +317,11 @@ def diagnosis() -> str:
     """Return what is installed, what the machine has, and what is missing, a line each."""
     import numpy as np
 
-    supported = (3, 10) <= sys.version_info[:2] <= (3, 12)
+    supported = (3, 10) <= sys.version_info[:2] <= (3, 14)
     lines = [
         f"Python      {platform.python_version()}"
-        + ("" if supported else ": MXNet needs 3.10, 3.11 or 3.12"),
-        f"NumPy       {np.__version__}"
-        + ("" if np.__version__ < "2" else ": MXNet needs one older than 2.0"),
+        + ("" if supported else ": supported are 3.10 to 3.14"),
+        f"NumPy       {np.__version__}",
     ]
     wheels = mxnet_wheels()
     lines.append(f"MXNet       {', '.join(map(' '.join, wheels.items())) or 'not installed'}")
@@ -297,9 +333,10 @@ def diagnosis() -> str:
             lines.append(f"            {name:18} {where or 'missing'}")
             missing += [] if where else [name]
     if missing:
-        lines.append("            pip install -r requirements-gpu.txt brings what is missing")
+        lines.append("            make setup-gpu installs what is missing")
     try:
-        _restore_numpy_aliases()
+        restore_numpy_names()
+        _import_mxnet()
         import mxnet as mx
 
         features = mx.runtime.Features()
@@ -336,7 +373,7 @@ def why_no_gpu() -> str | None:
     if not mx.runtime.Features().is_enabled("CUDA"):
         return (
             f"the installed MXNet ({mx.__version__}) is built for CPUs only: install the GPU wheel "
-            "(see README, On a GPU), or leave --gpu out"
+            "(make setup-gpu), or leave --gpu out"
         )
     if not Path("/proc/driver/nvidia/version").exists():
         return "no NVIDIA driver is loaded on this machine: install it, or leave --gpu out"

