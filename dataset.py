@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bert.tokenizer import BERTTokenizer
-from reading import Examples
+from finetuning.data.reading import Examples
 
 # Training batches are cut from pieces of this many batches, each sorted by length: large enough
 # that a batch has hardly any padding, small enough that epochs differ. transformers' value.

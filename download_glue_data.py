@@ -38,7 +38,7 @@ MRPC_RAW = {  # name -> MD5
     "msr_paraphrase_test.txt": "e437fdddb92535b820fe8852e2df8a49",
 }
 # GLUE's dev split of MRPC: pairs of ids, one a line. Its own address is dead.
-MRPC_DEV_IDS = Path(__file__).resolve().parent / "glue_files" / "mrpc_dev_ids.tsv"
+MRPC_DEV_IDS = Path(__file__).resolve().parent / "finetuning/data/mrpc_dev_ids.tsv"
 
 _TIMEOUT_SECONDS = 30
 _CHUNK_BYTES = 1 << 16

@@ -80,7 +80,6 @@ from safetensors import SafetensorError
 from scipy.stats import binomtest, pearsonr
 from tqdm import tqdm
 
-import report
 from bert import export, native
 from bert.classifier import BERTClassifier, load_classifier
 from bert.convert import read_json
@@ -89,10 +88,11 @@ from bert.files import replacing
 from bert.parameters import arrays_of, read_params
 from bert.tokenizer import BERTTokenizer
 from dataset import DEV_EXAMPLES, TokenizedExamples, evaluation_batches, padded_batch
-from evaluation import logits_of
-from parallel import Workers
-from tasks import Task, task_from_config
-from training import predict
+from finetuning import console
+from finetuning.data.tasks import Task, task_from_config
+from finetuning.training.evaluation import logits_of
+from finetuning.training.trainer import predict
+from finetuning.training.workers import Workers
 
 # Float32 logits that differ by more than this are not those of the same function: MXNet, PyTorch
 # and ONNX Runtime have been seen to differ by a hundredth of it.
@@ -152,7 +152,7 @@ def main(args: argparse.Namespace) -> None:
             shutil.copyfile(model_dir / "README.md", folder / "README.md")
     measures = ["pearson"] if task.regression else ["dev accuracy", "other labels"]
     header = ["", measures[0], "95 % interval", *measures[1:], "largest difference"]
-    print(report.table([*header, "weights, MB", "examples/s"], rows))
+    print(console.table([*header, "weights, MB", "examples/s"], rows))
     print(f"written to {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
 
 

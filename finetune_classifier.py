@@ -17,15 +17,15 @@ from __future__ import annotations
 
 import sys
 
-import interrupt
-from arguments import MODEL_DEFAULTS, parse_args
 from bert import runtime
+from finetuning import signals
+from finetuning.flags import MODEL_DEFAULTS, parse_args
 
 # MXNet takes its number of threads from the environment while it is loaded, so the flags come
 # first, and a wrong one or --help costs no time.
 ARGUMENTS = parse_args(__doc__) if __name__ == "__main__" else None
 if __name__ == "__main__":
-    interrupt.listen()
+    signals.listen()
 if ARGUMENTS:
     NUM_THREADS = runtime.prepare(ARGUMENTS.num_threads, ARGUMENTS.dtype == "bfloat16")
     ARGUMENTS.num_threads = NUM_THREADS
@@ -39,24 +39,23 @@ from pathlib import Path
 import mxnet as mx
 from mxnet.contrib import amp
 
-import checkpoint
-import metrics
-import preflight
-import repeats
-import report
 from bert import native, zoo
 from bert.classifier import BERTClassifier, load_classifier
 from bert.convert import config_to_huggingface
 from bert.errors import UserError
 from bert.tokenizer import BERTTokenizer
-from checkpoint import SaveError
-from evaluation import evaluate, predict_test
-from fitting import fit, new_head, new_trainer, num_parameters
-from parallel import Workers
-from report import log
-from splits import read_splits, tokenize_splits
-from tasks import Task, task_from_config, task_to_config
-from training import NotFiniteError, OutOfMemoryError
+from finetuning import console
+from finetuning.console import log
+from finetuning.data import summary
+from finetuning.data.splits import read_splits, tokenize_splits
+from finetuning.data.tasks import Task, task_from_config, task_to_config
+from finetuning.results import metrics
+from finetuning.training import checkpoint, repeats
+from finetuning.training.checkpoint import SaveError
+from finetuning.training.evaluation import evaluate, predict_test
+from finetuning.training.loop import fit, new_head, new_trainer, num_parameters
+from finetuning.training.trainer import NotFiniteError, OutOfMemoryError
+from finetuning.training.workers import Workers
 
 
 def main(args: argparse.Namespace) -> None:
@@ -85,16 +84,16 @@ def finetune(args: argparse.Namespace, output_dir: Path | None, workers: Workers
         net, tokenizer, config = new_classifier(args, task, ctx)
     config |= task_to_config(task)
     if workers.first:
-        report.start_logging(output_dir / "train.log" if output_dir else None)
+        console.start_logging(output_dir / "train.log" if output_dir else None)
     compile_network(args, net, ctx)
 
-    preflight.log_bad_rows(splits.bad_rows, output_dir if workers.first else None)
+    summary.log_bad_rows(splits.bad_rows, output_dir if workers.first else None)
     data = tokenize_splits(splits, tokenizer, args.max_len, args.class_weights)
-    preflight.log_data(data)
+    summary.log_data(data)
     log_machine(args, net, workers)
 
     if args.check:
-        preflight.log_examples(
+        summary.log_examples(
             task, data.train or next(iter((data.dev | data.test).values())), tokenizer
         )
         if data.train:
@@ -102,7 +101,7 @@ def finetune(args: argparse.Namespace, output_dir: Path | None, workers: Workers
             def check_trainer(longest, epochs):
                 return new_trainer(args, net, data, longest, workers, epochs, None)
 
-            preflight.try_a_batch(data.train, check_trainer, args.batch_size, args.epochs)
+            summary.try_a_batch(data.train, check_trainer, args.batch_size, args.epochs)
     elif args.only_inference:
         only_inference(args, net, data, output_dir, workers)
     elif args.folds:
@@ -118,10 +117,10 @@ def only_inference(args, net, data, output_dir, workers) -> None:
     results = {"task": data.task.name}
     if data.dev:
         results["dev"], logits = evaluate(net, data.dev, data.task, args.dev_batch_size, workers)
-        log.info("\n" + report.table(list(results["dev"]), [list(results["dev"].values())]))
+        log.info("\n" + console.table(list(results["dev"]), [list(results["dev"].values())]))
         if not data.task.regression:
             results |= metrics.by_class(logits[""], data.dev[""].label, data.task.labels)
-            report.log_classes(results)
+            console.log_classes(results)
     predict_test(net, data, args.predict_test, args.dev_batch_size, results, output_dir, workers)
     if output_dir and workers.first:
         checkpoint.write_json(output_dir / "eval_metrics.json", results)
@@ -248,7 +247,7 @@ def command(args: argparse.Namespace) -> int:
     except UserError as error:
         print(f"finetune_classifier.py: {error}", file=sys.stderr)
         return 2
-    except interrupt.Interrupted as signal:
+    except signals.Interrupted as signal:
         print(f"finetune_classifier.py: {signal}; --resume goes on from here", file=sys.stderr)
         return signal.exit_code
     except (NotFiniteError, OutOfMemoryError, SaveError, OSError) as error:

@@ -50,13 +50,13 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-import pictures
 from bert.convert import read_json
 from bert.errors import UserError
 from bert.files import replacing
-from evaluation import labels_of, logits_of
-from pictures import FinishedRun
-from tasks import task_from_config
+from finetuning.data.tasks import task_from_config
+from finetuning.results import pictures
+from finetuning.results.pictures import FinishedRun
+from finetuning.training.evaluation import labels_of, logits_of
 
 _PNG_DPI = 150
 

@@ -90,11 +90,11 @@ import dataset
 from bert import native
 from bert.classifier import load_classifier
 from bert.errors import UserError
-from parallel import Workers
-from reading import Examples, empty_text
-from tables import BadRows, Row, parse_object, split_lines, table_rows, text_of
-from tasks import Task, task_from_config
-from training import predict
+from finetuning.data.reading import Examples, empty_text
+from finetuning.data.tables import BadRows, Row, parse_object, split_lines, table_rows, text_of
+from finetuning.data.tasks import Task, task_from_config
+from finetuning.training.trainer import predict
+from finetuning.training.workers import Workers
 
 # Batches read, sorted by length and written at a time: enough that batches have little padding,
 # few enough that memory does not matter. Standard input is answered batch by batch.

@@ -19,9 +19,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import finetune_classifier as project  # sets the threads, then loads MXNet
-import fitting
-from checkpoint import BackgroundWriter
-from run import Run
+from finetuning.training import loop
+from finetuning.training.checkpoint import BackgroundWriter
+from finetuning.training.run import Run
 
 FLAGS = "--bert_model bert_6_384_12 --bert_dataset minilm_en_uncased --epochs 3 --output_dir"
 
@@ -38,7 +38,7 @@ def main() -> None:
 
         return call
 
-    submit, log_results = BackgroundWriter.submit, fitting.log_results
+    submit, log_results = BackgroundWriter.submit, loop.log_results
     BackgroundWriter.submit = lambda self, job: submit(self, timed("behind", job))
     Run.save, Run.wait = timed("waiting", Run.save), timed("waiting", Run.wait)
 
@@ -46,7 +46,7 @@ def main() -> None:
         results.append(run_results)
         log_results(run_results, *arguments)
 
-    fitting.log_results = keep
+    loop.log_results = keep
     with tempfile.TemporaryDirectory(dir=".") as folder:
         args = project.parse_args(__doc__, [*FLAGS.split(), folder + "/run"])
         args.num_threads = project.NUM_THREADS

@@ -33,8 +33,8 @@ from bert import native
 from bert.classifier import load_classifier
 from dataset import DEV_EXAMPLES, TokenizedExamples, evaluation_batches, padded_batch
 from export_classifier import logits_by
-from parallel import Workers
-from training import predict
+from finetuning.training.trainer import predict
+from finetuning.training.workers import Workers
 
 ROUNDS = 5
 BATCH_SIZE = 32

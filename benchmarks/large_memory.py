@@ -29,9 +29,9 @@ from bert.modeling import BERTModel
 from bert.parameters import parameters_of
 from bert.zoo import ZOO
 from dataset import TokenizedExamples
-from fitting import new_head, num_parameters
-from splits import Data
-from tasks import find_task
+from finetuning.data.splits import Data
+from finetuning.data.tasks import find_task
+from finetuning.training.loop import new_head, num_parameters
 
 BATCH_SIZE, ACCUMULATE, TOKENS = 8, 4, 128
 MIB = 2**20

@@ -41,9 +41,9 @@ def write_rows(path: Path, vocabulary: list[str], count: int) -> None:
 def measure_ours(path: Path, vocab_file: Path) -> np.ndarray:
     import dataset
     from bert.tokenizer import BERTTokenizer
-    from reading import read_own_training_file
-    from tables import BadRows
-    from tasks import own_task
+    from finetuning.data.reading import read_own_training_file
+    from finetuning.data.tables import BadRows
+    from finetuning.data.tasks import own_task
 
     tokenizer = BERTTokenizer(vocab_file)
     yield

@@ -13,10 +13,10 @@ import workload
 
 import dataset
 import finetune_classifier as project  # sets the threads, then loads MXNet
-from reading import Examples
-from splits import Data
-from tasks import find_task
-from training import predict
+from finetuning.data.reading import Examples
+from finetuning.data.splits import Data
+from finetuning.data.tasks import find_task
+from finetuning.training.trainer import predict
 
 
 def main() -> None:

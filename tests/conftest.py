@@ -28,7 +28,7 @@ from bert.convert import config_to_huggingface, gluon_to_huggingface  # noqa: E4
 from bert.modeling import BERTConfig, BERTModel  # noqa: E402
 from bert.parameters import arrays_of, parameters_of, set_parameters  # noqa: E402
 from bert.tokenizer import SPECIAL_TOKENS, BERTTokenizer  # noqa: E402
-from parallel import Workers  # noqa: E402
+from finetuning.training.workers import Workers  # noqa: E402
 
 WORDS = (
     "the a of in on it is was not no more less red green blue big small dog cat bird fish house "
@@ -135,7 +135,7 @@ def run_script(*arguments: str | Path, **options) -> subprocess.CompletedProcess
 
 
 class Runner:
-    """Runs finetune_classifier.py many times in one process: see runner.py."""
+    """Runs finetune_classifier.py many times in one process: see training/runner.py."""
 
     def __init__(self):
         self._process = None
@@ -144,7 +144,7 @@ class Runner:
         """Return the run's ``code``, ``out`` and ``err``; a crash or a hang is such a code too."""
         if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, "tests/runner.py"],
+                [sys.executable, "tests/training/runner.py"],
                 cwd=ROOT,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
                 stdin=subprocess.PIPE,
@@ -232,7 +232,7 @@ def finetune_here(tiny_bert, tmp_path):
     A script of its own takes seconds to load MXNet, which few tests need.
     """
     import finetune_classifier
-    from arguments import parse_args
+    from finetuning.flags import parse_args
 
     def run(*flags, out="out", bert=True):
         folder = tmp_path / out

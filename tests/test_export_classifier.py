@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 from conftest import run_script, write_mrpc
-from test_own_data import FLAGS, write_sentences
+from helpers import FLAGS, write_sentences
 
 import export_classifier
 from bert import onnx_model

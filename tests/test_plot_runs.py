@@ -11,7 +11,7 @@ import subprocess
 import numpy as np
 import pytest
 from conftest import run_script
-from test_own_data import FLAGS, write_sentences
+from helpers import FLAGS, write_sentences
 
 import plot_runs
 

@@ -16,7 +16,7 @@ import time
 
 import pytest
 from conftest import ROOT, run_script
-from test_own_data import write_sentences
+from helpers import write_sentences
 
 import predict
 from bert.classifier import config_text
@@ -26,7 +26,7 @@ from bert.classifier import config_text
 def runs(tmp_path_factory, tiny_bert):
     """Output folders of three short trainings: single texts, pairs, a regression."""
     import finetune_classifier
-    from arguments import parse_args
+    from finetuning.flags import parse_args
 
     folder = tmp_path_factory.mktemp("runs")
     train = write_sentences(folder / "train.csv", 160, 0)

@@ -1,0 +1,1 @@
+"""What the commands share: their flags, data, training and results."""

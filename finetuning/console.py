@@ -1,0 +1,118 @@
+"""What a user sees of a run: header, progress, the table of epochs; and ``train.log``."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from finetuning.training.trainer import Progress
+
+log = logging.getLogger("finetune")
+
+
+class _Screen(logging.Handler):
+    """Prints on standard output without tearing a progress bar apart."""
+
+    def emit(self, record):
+        try:
+            tqdm.write(self.format(record), file=sys.stdout)
+            sys.stdout.flush()
+        except OSError:
+            self.handleError(record)
+
+
+def start_logging(log_file: Path | None) -> None:
+    """Send the log to standard output, and with times to ``log_file``, to which it is appended."""
+    log.setLevel(logging.DEBUG)
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        with contextlib.suppress(OSError):  # what it could not write it cannot flush either
+            handler.close()
+    logging.raiseExceptions = False  # a log that cannot be written does not stop a run
+    screen = _Screen()
+    screen.setLevel(logging.INFO)
+    log.addHandler(screen)
+    if log_file:
+        file = logging.FileHandler(log_file, encoding="utf-8", delay=True)
+        file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        log.addHandler(file)
+
+
+class ProgressReport:
+    """Shows updates as they are made: a live bar on a terminal, a line now and then elsewhere.
+
+    ``train.log`` gets the lines either way. Use as a context manager.
+    """
+
+    def __init__(self, total_updates: int, done: int, log_interval: int):
+        self._total = total_updates
+        self._log_interval = log_interval
+        self._live = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total_updates, initial=done, unit="update", disable=not self._live, leave=False
+        )
+        self._loss = 0.0
+        self._examples = 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self._bar.close()
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.problem:
+            log.info(f"passed over: {progress.problem}")
+        else:
+            self._loss += progress.loss * progress.examples
+            self._examples += progress.examples
+        self._bar.update()
+        self._bar.set_description(f"epoch {progress.epoch}", refresh=False)
+        self._bar.set_postfix_str(
+            f"loss {progress.loss:.4f}, lr {progress.lr:.2e}, "
+            f"{progress.samples_per_second:.1f} samples/s"
+        )
+        if progress.update % self._log_interval and progress.update != self._total:
+            return
+        log.log(
+            logging.DEBUG if self._live else logging.INFO,
+            f"epoch {progress.epoch}, update {progress.update}/{self._total}: "
+            f"loss {self._loss / max(self._examples, 1):.4f}, lr {progress.lr:.3g}, "
+            f"gradient norm {progress.gradient_norm:.3g}, "
+            f"{progress.samples_per_second:.1f} samples/s",
+        )
+        self._loss, self._examples = 0.0, 0
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return rows as text in aligned columns; floats with four decimals."""
+    cells = [list(header)] + [
+        [f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in cells
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+# Wider confusion matrices wrap on a terminal; metrics.json has them whole.
+_MOST_CLASSES_SHOWN = 12
+
+
+def log_classes(results: dict) -> None:
+    """Print what :func:`metrics.by_class` has found: scores and confusions of every class."""
+    classes = results["per_class"]
+    confused = results["confusion_matrix"] if len(classes) <= _MOST_CLASSES_SHOWN else None
+    header = ["label", "precision", "recall", "f1", "examples"]
+    rows = [[name, *scores.values()] for name, scores in classes.items()]
+    if confused:
+        header += [f"taken for {name}" for name in classes]
+        rows = [[*row, *counts] for row, counts in zip(rows, confused, strict=True)]
+    log.info("\n" + table(header, rows))

@@ -1,0 +1,105 @@
+"""Probabilities to act on: temperature scaling, and the threshold of a two-class decision."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import softmax
+from sklearn.metrics import f1_score, precision_recall_curve
+
+from finetuning.results.metrics import mean_loss
+
+# Bins of the confidence in the expected calibration error, as in Guo et al. 2017.
+_BINS = 15
+# Temperatures are sought between these; a dev split without a mistake would have one of 0.
+_LOWEST, _HIGHEST = 0.05, 20.0
+
+
+def fit(logits: np.ndarray, label: np.ndarray) -> dict[str, float]:
+    """Fit a temperature, and for two classes a threshold, to a labelled split.
+
+    Parameters
+    ----------
+    logits : float array ``[examples, classes]``
+    label : int array ``[examples]``
+
+    Returns
+    -------
+    dict of str to float
+        ``temperature``: what the logits are to be divided by (Guo et al. 2017,
+        https://arxiv.org/abs/1706.04599): it minimises the cross-entropy and changes no argmax.
+        ``ece_before``, ``ece_after``: :func:`expected_calibration_error` without and with it;
+        ``loss_before``, ``loss_after``: the mean cross-entropy (nats) without and with it.
+        For two classes ``threshold``: the calibrated probability from which on the label with
+        index 1 has the highest F1; ``f1_before`` (at 0.5), ``f1_after``.
+    """
+    best = minimize_scalar(
+        lambda log_temperature: mean_loss(logits / np.exp(log_temperature), label),
+        bounds=(np.log(_LOWEST), np.log(_HIGHEST)),
+        method="bounded",
+    )
+    temperature = float(np.exp(best.x))
+    before, after = (softmax(logits.astype(np.float64) / t, axis=1) for t in (1.0, temperature))
+    found = {
+        "temperature": temperature,
+        "ece_before": expected_calibration_error(before, label),
+        "ece_after": expected_calibration_error(after, label),
+        "loss_before": mean_loss(logits, label),
+        "loss_after": mean_loss(logits / temperature, label),
+    }
+    if logits.shape[1] == 2:
+        positive = after[:, 1]
+        threshold = best_threshold(positive, label)
+        found["threshold"] = threshold
+        found["f1_before"] = float(f1_score(label, positive > 0.5, zero_division=0.0))
+        found["f1_after"] = float(f1_score(label, positive >= threshold, zero_division=0.0))
+    return found
+
+
+def expected_calibration_error(probability: np.ndarray, label: np.ndarray) -> float:
+    """Return the mean distance of confidence and accuracy over bins (Guo et al. 2017, eq. 3).
+
+    Parameters
+    ----------
+    probability : float array ``[examples, classes]``
+    label : int array ``[examples]``
+    """
+    return float(
+        sum(
+            abs(right - confidence) * share
+            for _, confidence, right, share in reliability(probability, label)
+        )
+    )
+
+
+def reliability(
+    probability: np.ndarray, label: np.ndarray
+) -> list[tuple[float, float, float, float]]:
+    """Return (upper end, mean confidence, accuracy, share of examples) of each bin that has any."""
+    confidence = probability.max(axis=1)
+    right = probability.argmax(axis=1) == label
+    bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
+    return [
+        (
+            (number + 1) / _BINS,
+            float(confidence[bins == number].mean()),
+            float(right[bins == number].mean()),
+            float((bins == number).mean()),
+        )
+        for number in np.unique(bins)
+    ]
+
+
+def best_threshold(positive: np.ndarray, label: np.ndarray) -> float:
+    """Return the probability from which on calling an example positive has the highest F1.
+
+    It lies half way between the lowest probability that is called positive and the highest that
+    is not; of several equally good ones it is the nearest to 0.5.
+    """
+    precision, recall, lowest = precision_recall_curve(label, positive)
+    with np.errstate(invalid="ignore"):
+        f1 = np.nan_to_num(2 * precision * recall / (precision + recall))[: len(lowest)]
+    below = np.concatenate([[0.0], lowest[:-1]])
+    thresholds = (below + lowest) / 2
+    equally_good = thresholds[f1 >= f1.max() - 1e-12]
+    return float(equally_good[np.abs(equally_good - 0.5).argmin()])

@@ -1,0 +1,212 @@
+"""Pictures of finished runs: each function draws one figure and returns it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from scipy.special import softmax
+
+from finetuning.results import calibration
+
+# Okabe and Ito's colours, which the colour-blind tell apart.
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#777777"
+# Published dev results, drawn for comparison: (task, metric) -> (from, to, whose).
+PUBLISHED = {("MRPC", "accuracy"): (0.84, 0.88, "BERT base, as published: 0.84 to 0.88")}
+_SMOOTHED = 30  # so many independent means has a learning curve, at most
+STYLE = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e5e5e5",
+    "font.size": 10,
+    "legend.frameon": False,
+    "svg.fonttype": "none",  # letters stay letters
+    "svg.hashsalt": "pictures",  # the same run gives the same file
+}
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What a run's folder tells of it."""
+
+    name: str
+    results: dict  # metrics.json
+    labels: tuple[str, ...]  # empty for regression
+    label: np.ndarray  # [dev examples]: indices into labels, or a regression's numbers
+    logits: np.ndarray  # [dev examples, outputs]
+    metric: str  # the one that decides
+    temperature: float | None  # of --calibrate
+    mistakes: list[dict[str, str]]
+
+    @property
+    def score(self) -> float:
+        return self.results["best"]["dev"][self.metric]
+
+
+def _axes(width: float = 6.4, height: float = 4.0, **labels):
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set(**labels)
+    return figure, axes
+
+
+def learning_curves(runs: list[FinishedRun]) -> Figure:
+    """Draw the training loss over the updates, and the dev loss after each epoch."""
+    figure, axes = _axes(xlabel="update", ylabel="loss (nats)" if runs[0].labels else "loss")
+    shown = {"alpha": 0.45 if len(runs) > 1 else 1.0, "linewidth": 1.2}
+    for run in runs:
+        curve, epochs = run.results["curve"], run.results["epochs"]
+        updates = [_last_update(run, row["epoch"]) for row in epochs]
+        dev_loss = [row["dev"]["loss"] for row in epochs]
+        # A legend needs each name once.
+        names = ("train (running mean)", "dev") if run is runs[0] else (None, None)
+        width = 1 + len(curve["update"]) // _SMOOTHED
+        train_loss = pd.Series(curve["train_loss"]).rolling(width, min_periods=1).mean()
+        axes.plot(curve["update"], train_loss, color=BLUE, label=names[0], **shown)
+        axes.plot(updates, dev_loss, "o-", color=ORANGE, markersize=4, label=names[1], **shown)
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    return figure
+
+
+def _last_update(run: FinishedRun, epoch: int) -> int:
+    arguments, examples = run.results["arguments"], run.results["data"]["train"]["examples"]
+    batches = -(-examples // arguments["batch_size"])
+    updates = epoch * -(-batches // arguments["accumulate"])
+    return min(updates, arguments["training_steps"] or updates)
+
+
+def dev_metric(runs: list[FinishedRun]) -> Figure:
+    """Draw the deciding dev metric of each epoch; of several runs mean and standard deviation."""
+    metric = runs[0].metric
+    figure, axes = _axes(xlabel="epoch", ylabel=f"dev {metric}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    task = runs[0].results["task"]
+    if (task, metric) in PUBLISHED:
+        low, high, whose = PUBLISHED[task, metric]
+        axes.axhspan(low, high, color=GREEN, alpha=0.15, linewidth=0, label=whose)
+    epochs, mean, deviation = metric_by_epoch(runs)
+    if len(runs) == 1:
+        axes.plot(epochs, mean, "o-", color=BLUE, label=runs[0].name)
+    else:
+        for run in runs:
+            rows = run.results["epochs"]
+            axes.plot(
+                [row["epoch"] for row in rows],
+                [row["dev"][metric] for row in rows],
+                color=GREY,
+                alpha=0.4,
+                linewidth=0.8,
+            )
+        axes.plot(epochs, mean, "o-", color=BLUE, label=f"mean of {len(runs)} runs")
+        axes.fill_between(
+            epochs,
+            np.subtract(mean, deviation),
+            np.add(mean, deviation),
+            color=BLUE,
+            alpha=0.2,
+            linewidth=0,
+            label="± 1 standard deviation",
+        )
+    axes.legend()
+    return figure
+
+
+def metric_by_epoch(runs: list[FinishedRun]) -> tuple[list[int], list[float], list[float]]:
+    """Return the epochs that all runs have, and mean and standard deviation of their dev metric."""
+    columns = [
+        {row["epoch"]: row["dev"][run.metric] for row in run.results["epochs"]} for run in runs
+    ]
+    epochs = sorted(set.intersection(*map(set, columns)))
+    values = np.array([[column[epoch] for epoch in epochs] for column in columns])
+    deviation = values.std(axis=0, ddof=1) if len(runs) > 1 else np.zeros(len(epochs))
+    return epochs, values.mean(axis=0).tolist(), deviation.tolist()
+
+
+def confusion(run: FinishedRun) -> Figure:
+    """Draw the confusion matrix of the best epoch."""
+    counts = np.array(run.results["best"]["confusion_matrix"])
+    size = max(4.0, 0.55 * len(counts) + 2.0)
+    figure, axes = _axes(size, size * 0.85, xlabel="predicted", ylabel="true")
+    axes.grid(visible=False)
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    ticks = range(len(run.labels))
+    rotation = 45 if max(map(len, run.labels)) > 6 else 0
+    axes.set_xticks(ticks, run.labels, rotation=rotation)
+    axes.set_yticks(ticks, run.labels)
+    for i in ticks:
+        for j in ticks:
+            colour = "white" if share[i, j] > 0.6 else "black"
+            axes.text(j, i, str(counts[i, j]), ha="center", va="center", color=colour)
+    return figure
+
+
+def reliability(run: FinishedRun) -> Figure:
+    """Draw accuracy over confidence in bins (Guo et al. 2017, fig. 1), with and without scaling."""
+    figure, axes = _axes(5.0, 4.4, xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    axes.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1)
+    wanted = [("as trained", 1.0, BLUE)]
+    if run.temperature is not None:
+        wanted.append((f"temperature {run.temperature:.2f}", run.temperature, ORANGE))
+    for name, temperature, colour in wanted:
+        probability = softmax(run.logits / temperature, axis=1)
+        bins = calibration.reliability(probability, run.label)
+        error = calibration.expected_calibration_error(probability, run.label)
+        axes.scatter(
+            [x for _, x, _, _ in bins],
+            [y for _, _, y, _ in bins],
+            s=[20 + 400 * share for *_, share in bins],
+            color=colour,
+            alpha=0.6,
+            label=f"{name}: expected calibration error {error:.4f}",
+        )
+    legend = axes.legend(loc="lower left", fontsize=9)
+    for handle in legend.legend_handles:
+        handle.set_sizes([40])
+    return figure
+
+
+def scatter(run: FinishedRun) -> Figure:
+    """Draw a regression's predictions over the true numbers."""
+    figure, axes = _axes(5.0, 4.4, xlabel="true", ylabel="predicted")
+    axes.axline((run.label.mean(), run.label.mean()), slope=1, color=GREY, linestyle="--")
+    axes.scatter(run.label, run.logits[:, 0], s=8, alpha=0.4, color=BLUE)
+    return figure
+
+
+def lengths(run: FinishedRun) -> Figure:
+    """Draw how long the training examples are, and what padding would add to them."""
+    data = run.results["data"]["train"]
+    figure = Figure(figsize=(8.4, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    upper = np.array([int(tokens) for tokens in data["lengths"]])
+    left.bar(upper - 4, list(data["lengths"].values()), width=7, color=BLUE)
+    left.set(xlabel="tokens", ylabel="training examples", xlim=(0, None))
+    names = list(data["padding"])[::-1]
+    shares = [data["padding"][name] for name in names]
+    right.barh(range(len(names)), shares, color=ORANGE)
+    right.set_yticks(range(len(names)), [f"to the longest of {name}" for name in names])
+    right.set(xlabel="share of padding", xlim=(0, 1))
+    right.grid(visible=False)
+    for place, share in enumerate(shares):
+        right.text(min(share + 0.02, 0.8), place, f"{share:.1%}", va="center")
+    return figure
+
+
+def draw(runs: list[FinishedRun], best: FinishedRun) -> dict[str, Figure]:
+    """Draw all figures of runs of one task; what shows one run shows the best."""
+    with mpl.rc_context(STYLE):
+        figures = {"learning_curves": learning_curves(runs), "dev_metric": dev_metric(runs)}
+        if best.labels:
+            figures |= {"confusion": confusion(best), "reliability": reliability(best)}
+        else:
+            figures["predictions"] = scatter(best)
+        figures["lengths"] = lengths(best)
+    return figures

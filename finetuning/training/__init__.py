@@ -1,0 +1,1 @@
+"""From a pretrained network to a fine-tuned one."""

@@ -1,0 +1,33 @@
+"""What tests of several modules share beside conftest.py's fixtures."""
+
+from __future__ import annotations
+
+import numpy as np
+
+# A short training on what write_sentences has written.
+FLAGS = ("--text_a_column", "text", "--batch_size", "16", "--epochs", "5", "--lr", "3e-3")
+
+
+def write_sentences(path, count, seed, regression=False):
+    """Sentences that say "dog" or "cat"; the score is how often they say "dog"."""
+    random = np.random.default_rng(seed)
+    rows = ["text,label"]
+    for _ in range(count):
+        words = list(random.choice("the a of red green house ran sat".split(), 6))
+        if regression:
+            dogs = int(random.integers(0, 6))
+            words[:dogs] = ["dog"] * dogs
+            label = dogs
+        else:
+            label = str(random.choice(["cat", "dog"], p=[0.7, 0.3]))
+            words.append(label)
+        random.shuffle(words)
+        rows.append(f"{' '.join(words)},{label}")
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def same(one, other, tolerance=1e-5):
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_allclose(one[name], other[name], atol=tolerance, err_msg=name)

@@ -1,0 +1,86 @@
+"""Several seeds in one command: as good as one command each, and none is lost."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from conftest import write_mrpc
+from helpers import FLAGS, write_sentences
+
+RUN = ("--epochs", "2", "--lr", "1e-3", "--batch_size", "8")
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_mrpc(tmp_path / "glue", train=40, dev=20)
+
+
+def test_each_seed_gives_the_bytes_of_a_run_with_that_seed_alone(finetune_here, data):
+    code, seeds = finetune_here("--data_dir", data, *RUN, "--seeds", "5,3", out="seeds")
+    assert code == 0
+    models = []
+    for seed in ("5", "3"):
+        code, alone = finetune_here("--data_dir", data, *RUN, "--seed", seed, out=f"alone-{seed}")
+        assert code == 0
+        for name in ("model.params", "dev_predictions.tsv", "config.json", "dev_examples.params"):
+            same = (seeds / f"seed-{seed}" / name).read_bytes()
+            assert same == (alone / name).read_bytes(), (seed, name)
+        models.append((alone / "model.params").read_bytes())
+    assert models[0] != models[1]
+
+
+def test_a_seed_that_chooses_the_examples_reads_them_anew(finetune_here, tmp_path):
+    train = write_sentences(tmp_path / "train.csv", 40, 0)
+    files = ("--train_file", train, "--dev_fraction", "0.3", "--max_train_samples", "16")
+    code, seeds = finetune_here(*FLAGS, *files, "--epochs", "1", "--seeds", "1,2", out="seeds")
+    assert code == 0
+    code, alone = finetune_here(*FLAGS, *files, "--epochs", "1", "--seed", "2", out="alone")
+    assert code == 0
+    for name in ("model.params", "dev_predictions.tsv"):
+        assert (seeds / "seed-2" / name).read_bytes() == (alone / name).read_bytes()
+
+
+def test_the_table_has_mean_and_spread_and_says_which_to_ship(finetune_here, data, capsys):
+    code, out = finetune_here("--data_dir", data, *RUN, "--seeds", "1,2,3")
+    assert code == 0
+    results = json.loads((out / "metrics.json").read_text())
+    scores = [
+        json.loads((out / f"seed-{seed}" / "metrics.json").read_text())["best"]["dev"]["accuracy"]
+        for seed in (1, 2, 3)
+    ]
+    assert [score["accuracy"] for score in results["seeds"].values()] == scores
+    assert results["mean"]["accuracy"] == pytest.approx(np.mean(scores))
+    assert results["standard_deviation"]["accuracy"] == pytest.approx(np.std(scores, ddof=1))
+    assert results["minimum"]["accuracy"] == min(scores)
+    assert results["maximum"]["accuracy"] == max(scores)
+    best = 1 + int(np.argmax(scores))
+    assert results["best_seed"] == best
+    assert f"the one to ship is {out / f'seed-{best}'}" in capsys.readouterr().out
+
+
+def test_seeds_that_are_done_are_not_trained_again_and_more_can_follow(finetune_here, data, capsys):
+    flags = ("--data_dir", data, *RUN)
+    assert finetune_here(*flags, "--seeds", "1")[0] == 0
+    code, out = finetune_here(*flags, "--seeds", "1,2")
+    assert code == 2 and "--resume" in capsys.readouterr().err
+    before = (out / "seed-1/model.params").stat().st_mtime_ns
+    assert finetune_here(*flags, "--seeds", "1,2", "--resume")[0] == 0
+    assert (out / "seed-1/model.params").stat().st_mtime_ns == before
+    assert list(json.loads((out / "metrics.json").read_text())["seeds"]) == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    "flags, names",
+    [
+        (("--seeds", "1,1"), "twice"),
+        (("--seeds", "1,x"), "not a number"),
+        (("--seeds", "1,2", "--seed", "3"), "--seed"),
+        (("--seeds", "1,2", "--folds", "3", "--train_file", "t.csv"), "--folds"),
+    ],
+)
+def test_seeds_that_make_no_sense_are_refused(flags, names, finetune_here, capsys):
+    with pytest.raises(SystemExit) as exit:
+        finetune_here(*flags, bert=False)
+    assert exit.value.code == 2 and names in capsys.readouterr().err

@@ -1,0 +1,166 @@
+"""What a finished run's folder tells of it: card, curve, mistakes, dev examples, event files."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import FLAGS, write_sentences
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from bert.parameters import read_params
+from dataset import TokenizedExamples
+from finetuning.results.tensorboard_events import EventFile
+
+RUN = ("--epochs", "2", "--lr", "1e-3", "--batch_size", "14")
+
+
+@pytest.fixture
+def finished(finetune_here, glue_dir):
+    code, out = finetune_here("--data_dir", glue_dir, *RUN)
+    assert code == 0
+    return out, json.loads((out / "metrics.json").read_text())
+
+
+def test_the_card_says_what_the_run_is(finished):
+    out, results = finished
+    card = (out / "README.md").read_text()
+    assert card.startswith("---\n") and "fine-tuned on MRPC" in card
+    for expected in (
+        f"| accuracy | {results['best']['dev']['accuracy']:.4f} |",
+        f"| train | 70 | {results['data']['train']['tokens']} |",
+        "| `--lr` | 0.001 |",
+        "| MXNet | 1.9.1 |",
+        "predict.py",
+        "load_classifier",
+        "--format huggingface",
+    ):
+        assert expected in card
+
+
+def test_a_readme_of_the_users_own_is_left_alone(finetune_here, glue_dir, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/README.md").write_text("# My project\n")
+    code, out = finetune_here("--data_dir", glue_dir, *RUN)
+    assert code == 0
+    assert (out / "README.md").read_text() == "# My project\n"
+    assert "left as it is" in capsys.readouterr().out
+
+
+def test_a_run_that_is_overwritten_takes_its_card_and_curves_along(finetune_here, glue_dir):
+    flags = ("--data_dir", glue_dir, *RUN)
+    code, out = finetune_here(*flags)
+    (events,) = out.glob("events*")
+    # Two runs within a second would have the same name.
+    before = events.rename(out / "events.out.tfevents.0000000001.1.0")
+    assert code == 0 and (out / "README.md").exists()
+    assert finetune_here(*flags, "--overwrite", "--lr", "1e30", "--optimizer", "sgd")[0] == 1
+    assert not (out / "README.md").exists()
+    assert list(out.glob("events*")) and not before.exists()
+
+
+def test_the_curve_is_the_mean_loss_of_the_updates(finished):
+    _, results = finished
+    curve, first_epoch = results["curve"], results["epochs"][0]
+    assert curve["update"] == list(range(1, 11))  # 5 an epoch
+    assert np.mean(curve["train_loss"][:5]) == pytest.approx(first_epoch["train_loss"], rel=1e-6)
+    assert curve["lr"][-1] == 0
+
+
+def test_the_mistakes_are_the_surest_wrong_predictions(finished, glue_dir):
+    out, results = finished
+    rows = list(csv.DictReader((out / "dev_mistakes.tsv").open(), delimiter="\t"))
+    wrong = sum(
+        count
+        for i, row in enumerate(results["best"]["confusion_matrix"])
+        for j, count in enumerate(row)
+        if i != j
+    )
+    assert len(rows) == min(wrong, 20)
+    probability = [float(row["probability"]) for row in rows]
+    assert probability == sorted(probability, reverse=True)
+    dev = (glue_dir / "MRPC/dev.tsv").read_text().splitlines()[1:]
+    for row in rows:
+        fields = dev[int(row["index"])].split("\t")
+        assert [row["label"], row["text_a"], row["text_b"]] == [fields[0], *fields[3:]]
+        assert row["label"] != row["prediction"]
+
+
+def test_the_dev_examples_are_kept_as_the_model_saw_them(finished):
+    out, results = finished
+    examples = TokenizedExamples.from_arrays(read_params(out / "dev_examples.params"))
+    assert len(examples) == 30 and results["data"]["dev"]["tokens"] == examples.offsets[-1]
+    lengths = {int(n): count for n, count in results["data"]["dev"]["lengths"].items()}
+    for upper, count in lengths.items():
+        inside = (examples.lengths > upper - 8) & (examples.lengths <= upper)
+        assert inside.sum() == count
+    padding = results["data"]["train"]["padding"]
+    train = 70 * 32
+    assert padding["all (32)"] == pytest.approx(1 - results["data"]["train"]["tokens"] / train)
+    assert 0 < padding["batches of similar length"] <= padding["all (32)"]
+    assert 0 < padding["random batches"] <= padding["all (32)"]
+
+
+def test_a_regressions_mistakes_are_its_largest_errors(finetune_here, tmp_path):
+    train = write_sentences(tmp_path / "train.csv", 30, 0)
+    numbers = train.read_text().replace(",cat", ",1.5").replace(",dog", ",-2")
+    train.write_text(numbers)
+    files = ("--train_file", train, "--dev_fraction", "0.3", "--regression")
+    code, out = finetune_here(*FLAGS, *files, "--epochs", "1")
+    assert code == 0
+    rows = list(csv.DictReader((out / "dev_mistakes.tsv").open(), delimiter="\t"))
+    errors = [float(row["error"]) for row in rows]
+    assert errors == sorted(errors, reverse=True) and len(errors) == 9
+    assert "predicts a number" in (out / "README.md").read_text()
+
+
+def read_events(folder):
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {
+        tag: [(point.step, point.value) for point in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"]
+    }
+
+
+def test_tensorboard_reads_the_curves(finished):
+    out, results = finished
+    scalars = read_events(out)
+    curve = results["curve"]
+    assert [step for step, _ in scalars["train/loss"]] == curve["update"]
+    values = [value for _, value in scalars["train/loss"]]
+    np.testing.assert_allclose(values, curve["train_loss"], rtol=1e-6)
+    dev = [(row["epoch"] * 5, pytest.approx(row["dev"]["accuracy"])) for row in results["epochs"]]
+    assert scalars["dev/accuracy"] == dev
+
+
+def test_tensorboard_forgets_what_a_resumed_run_makes_again(tmp_path):
+    warnings = []
+    with EventFile(tmp_path, True, 0, warnings.append) as events:
+        for update in (1, 2, 3):
+            events.add(update, {"train/loss": 1.0})
+    with EventFile(tmp_path, True, 2, warnings.append) as events:
+        events.add(3, {"train/loss": 2.0})
+    assert read_events(tmp_path)["train/loss"] == [(1, 1.0), (2, 1.0), (3, 2.0)]
+    assert not warnings
+
+
+def test_a_full_disk_ends_the_curves_and_not_the_run(tmp_path):
+    warnings = []
+    with (
+        EventFile(tmp_path, True, 0, warnings.append) as events,
+        Path("/dev/full").open("ab", buffering=0) as full,
+    ):
+        events._records._writer = full
+        events.add(1, {"train/loss": 1.0})
+        events.add(2, {"train/loss": 1.0})
+    (sentence,) = warnings
+    assert "No space left" in sentence
+
+
+def test_no_event_files_where_none_are_wanted(finetune_here, glue_dir):
+    code, out = finetune_here("--data_dir", glue_dir, *RUN, "--no_tensorboard")
+    assert code == 0 and not list(out.glob("events*"))
