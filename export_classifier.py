@@ -82,9 +82,8 @@ from tqdm import tqdm
 
 from bert import export, native
 from bert.classifier import BERTClassifier, load_classifier
-from bert.convert import read_json
-from bert.errors import UserError
-from bert.files import replacing
+from bert.errors import RunError, UserError
+from bert.files import read_json, replacing
 from bert.parameters import arrays_of, read_params
 from bert.tokenizer import BERTTokenizer
 from dataset import DEV_EXAMPLES, TokenizedExamples, evaluation_batches, padded_batch
@@ -105,7 +104,7 @@ _CONFIDENCE = 0.95
 Compute = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
-class WrongExport(RuntimeError):
+class WrongExport(RunError):
     """The export does not compute what the run does; nothing of it was kept."""
 
 

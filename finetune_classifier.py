@@ -43,6 +43,7 @@ from bert import native, zoo
 from bert.classifier import BERTClassifier, load_classifier
 from bert.convert import config_to_huggingface
 from bert.errors import UserError
+from bert.files import SaveError, write_json
 from bert.tokenizer import BERTTokenizer
 from finetuning import console
 from finetuning.console import log
@@ -51,7 +52,6 @@ from finetuning.data.splits import read_splits, tokenize_splits
 from finetuning.data.tasks import Task, task_from_config, task_to_config
 from finetuning.results import metrics
 from finetuning.training import checkpoint, repeats
-from finetuning.training.checkpoint import SaveError
 from finetuning.training.evaluation import evaluate, predict_test
 from finetuning.training.loop import fit, new_head, new_trainer, num_parameters
 from finetuning.training.trainer import NotFiniteError, OutOfMemoryError
@@ -123,7 +123,7 @@ def only_inference(args, net, data, output_dir, workers) -> None:
             console.log_classes(results)
     predict_test(net, data, args.predict_test, args.dev_batch_size, results, output_dir, workers)
     if output_dir and workers.first:
-        checkpoint.write_json(output_dir / "eval_metrics.json", results)
+        write_json(output_dir / "eval_metrics.json", results)
         log.info(f"written to {output_dir / 'eval_metrics.json'}")
 
 

@@ -20,8 +20,8 @@ from bert import runtime
 runtime.prepare()
 
 from bert.errors import UserError
+from bert.files import replacing
 from finetuning.data.tasks import SUBMISSION_FILES
-from finetuning.training.checkpoint import replacing
 
 
 def find_predictions(folders: list[Path]) -> dict[str, Path]:

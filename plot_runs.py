@@ -50,9 +50,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from bert.convert import read_json
 from bert.errors import UserError
-from bert.files import replacing
+from bert.files import read_json, replacing
 from finetuning.data.tasks import task_from_config
 from finetuning.results import pictures
 from finetuning.results.pictures import FinishedRun

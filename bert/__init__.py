@@ -1,15 +1,27 @@
 """BERT on MXNet/Gluon: the model, its tokenizer and the zoo of pretrained checkpoints.
 
-``bert.get_model`` loads MXNet. Whatever must happen before that (threads, names for NumPy) is in
-:mod:`bert.runtime`, which can be imported alone; that is why the name below is looked up lazily.
+    from bert import get_model, load_classifier
+
+loads MXNet with :func:`bert.runtime.prepare`; call that first to choose the number of threads.
 """
 
 __version__ = "1.0.0"
 
 
 def __getattr__(name):
+    # Looked up lazily, because both load MXNet.
+    if name not in ("get_model", "load_classifier"):
+        raise AttributeError(f"module 'bert' has no attribute {name!r}")
+    import sys
+
+    from bert import runtime
+
+    if "mxnet" not in sys.modules:
+        runtime.prepare()
     if name == "get_model":
         from bert.zoo import get_model
 
         return get_model
-    raise AttributeError(f"module 'bert' has no attribute {name!r}")
+    from bert.classifier import load_classifier
+
+    return load_classifier

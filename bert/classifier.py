@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import mxnet as mx
 from mxnet.gluon import HybridBlock, nn
 from mxnet.initializer import Normal
 
-from bert.convert import config_from_huggingface, read_json
+from bert import native
+from bert.convert import config_from_huggingface
 from bert.errors import UserError
+from bert.files import read_json
 from bert.modeling import INITIALIZER_RANGE, BERTModel
 from bert.parameters import read_params, set_parameters
 from bert.tokenizer import BERTTokenizer, check_vocabulary
@@ -54,6 +57,42 @@ class BERTClassifier(HybridBlock):
     def hybrid_forward(self, F, *batch):
         _, pooled = self.bert(*batch)
         return self.classifier(pooled)
+
+
+class Classifier(NamedTuple):
+    """A fine-tuned model, or one about to be: what a run's folder holds."""
+
+    net: BERTClassifier
+    tokenizer: BERTTokenizer
+    config: dict  # the content of config.json
+
+    def compile(self, fused: bool = True, bfloat16: bool = False) -> str | None:
+        """Make one graph of the network.
+
+        Parameters
+        ----------
+        fused : bool
+            Use the fused CPU operators of :mod:`bert.native`, if they can be built.
+        bfloat16 : bool
+            Multiply in bfloat16.
+
+        Returns
+        -------
+        str or None
+            Why MXNet's own, slower operators are used although the fused ones were asked for.
+        """
+        unavailable = None
+        if bfloat16:
+            self.net.bert.use_bfloat16()
+        if fused:
+            try:
+                native.load()
+            except native.NativeUnavailable as reason:
+                unavailable = str(reason)
+            else:
+                self.net.bert.fuse()
+        self.net.hybridize(static_alloc=True)
+        return unavailable
 
 
 _NO_CHECKSUM = "0" * 64
@@ -101,7 +140,7 @@ def load_classifier(
     path: str | Path,
     dropout: float = 0.1,
     ctx: mx.Context | list[mx.Context] | None = None,
-) -> tuple[BERTClassifier, BERTTokenizer, dict]:
+) -> Classifier:
     """Load a fine-tuned model from a run's folder, or from the ``.params`` file in one.
 
     Parameters
@@ -114,10 +153,8 @@ def load_classifier(
 
     Returns
     -------
-    net : BERTClassifier
-    tokenizer : BERTTokenizer
-    config : dict
-        The folder's ``config.json``: with ``task_name``, ``max_len`` and ``id2label``.
+    Classifier
+        Its ``config`` has ``task_name``, ``max_len`` and ``id2label``.
 
     Raises
     ------
@@ -148,4 +185,4 @@ def load_classifier(
     net = BERTClassifier(bert, len(config["id2label"]), dropout)
     contexts = ctx if isinstance(ctx, list) else [ctx or mx.cpu()]
     set_parameters(net, read_params(parameters), contexts, parameters)
-    return net, tokenizer, config
+    return Classifier(net, tokenizer, config)

@@ -21,6 +21,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from bert.errors import UserError
+from bert.files import read_json
 from bert.modeling import BERTConfig, parameter_shapes
 
 # How many names an error lists.
@@ -87,19 +88,6 @@ def gluon_to_huggingface(num_layers: int) -> dict[str, str]:
                 f"encoder.layer.{layer}.{huggingface}"
             )
     return names
-
-
-def read_json(path: Path) -> dict:
-    """Read a JSON object; UserError names the file when it is missing or is not one."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:  # not UTF-8, or not JSON
-        raise UserError(f"{path} is not JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is not a JSON object")
-    return content
 
 
 def config_from_huggingface(path: Path) -> BERTConfig:

@@ -1,8 +1,15 @@
-"""The one exception that a user is meant to read."""
+"""The exceptions whose messages are shown to the user."""
 
 
 class UserError(ValueError):
-    """A flag or a file is wrong. Its text is one sentence that says which, and what to do.
+    """A flag or a file is wrong. The message is one sentence: which one, and what to do.
 
-    The scripts print it without a traceback and exit with code 2.
+    The commands print it without a traceback and exit with code 2.
+    """
+
+
+class RunError(RuntimeError):
+    """A run failed for a reason its user can act on. The message is one sentence.
+
+    The commands print it without a traceback and exit with code 1.
     """

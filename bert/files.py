@@ -1,11 +1,21 @@
-"""Files that are whole or not there."""
+"""Atomic file writes, and reading JSON."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from bert.errors import UserError
+
+
+class SaveError(OSError):
+    """A file could not be written; what was there before is unchanged."""
+
+    def __str__(self) -> str:
+        return f"cannot write {self.filename}: {self.strerror}; what was there before is unchanged"
 
 
 @contextmanager
@@ -17,7 +27,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Raises
     ------
-    OSError
+    SaveError
         The disk is full, the folder is gone, and the like.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -29,6 +39,10 @@ def replacing(path: Path) -> Iterator[Path]:
         _flush(temporary)
         temporary.replace(path)
         _flush(path.parent)  # makes the new name itself durable
+    except SaveError:
+        raise
+    except OSError as error:
+        raise SaveError(error.errno, error.strerror or str(error), str(path)) from None
     finally:
         with suppress(OSError):
             if temporary.is_dir():
@@ -45,3 +59,32 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file atomically; raises SaveError."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def json_text(content: dict) -> str:
+    """Return the text of an indented JSON file."""
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write an indented JSON file atomically; raises SaveError."""
+    write_text(path, json_text(content))
+
+
+def read_json(path: Path) -> dict:
+    """Read a JSON object; UserError names the file when it is missing or is not one."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:  # not UTF-8, or not JSON
+        raise UserError(f"{path} is not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a JSON object")
+    return content

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from bert.files import write_text
 from bert.tokenizer import BERTTokenizer
 from dataset import TokenizedExamples
 from finetuning.console import log
 from finetuning.data.splits import Data
 from finetuning.data.tasks import Task
-from finetuning.training.checkpoint import write_text
 from finetuning.training.trainer import Trainer
 
 _PERCENTILES = (50, 90, 99)

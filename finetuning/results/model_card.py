@@ -6,8 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bert import __version__
-from bert.convert import read_json
-from finetuning.training import checkpoint
+from bert.files import read_json, write_text
 
 # By this a card is known, and nothing else is ever written over.
 _MARK = "<!-- Written by finetune_classifier.py, and written again with each run. -->"
@@ -28,7 +27,7 @@ def write(output_dir: Path, results: dict, warn: Callable[[str], None]) -> None:
     if path.exists() and not _is_card(path):
         warn(f"warning: {path} is not of a run and is left as it is: there is no model card")
         return
-    checkpoint.write_text(path, text(read_json(output_dir / "config.json"), results))
+    write_text(path, text(read_json(output_dir / "config.json"), results))
 
 
 def remove(output_dir: Path) -> None:

@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 from mxnet.ndarray import NDArray
 
-from bert import files, runtime
+from bert import runtime
 from bert.errors import UserError
+from bert.files import replacing
 from bert.parameters import read_params, write_params
 
 # Raised when the content of a checkpoint changes its meaning.
@@ -36,41 +37,8 @@ RESULT_FILES = (
 )
 
 
-class SaveError(RuntimeError):
-    """A file could not be written; the one of that name, if there was one, is as it was."""
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path, see :func:`bert.files.replacing`; SaveError where that fails."""
-    try:
-        with files.replacing(path) as temporary:
-            yield temporary
-    except OSError as error:
-        raise SaveError(
-            f"cannot write {path}: {error.strerror}; what was saved before it is whole, and "
-            "--resume continues from there"
-        ) from None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file atomically."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-
-
-def json_text(content: dict) -> str:
-    """Return the text of an indented JSON file."""
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write an indented JSON file atomically."""
-    write_text(path, json_text(content))
-
-
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write a ``.params`` file atomically."""
+    """Write a ``.params`` file atomically; raises SaveError."""
     with replacing(path) as temporary:
         write_params(temporary, arrays)
 

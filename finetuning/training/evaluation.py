@@ -13,13 +13,13 @@ from mxnet.gluon.loss import Loss, SoftmaxCrossEntropyLoss
 from scipy.special import softmax
 
 from bert.classifier import BERTClassifier
+from bert.files import write_text
 from dataset import TokenizedExamples
 from finetuning.console import log
 from finetuning.data.reading import Examples
 from finetuning.data.splits import Data
 from finetuning.data.tasks import Task
 from finetuning.results import metrics
-from finetuning.training import checkpoint
 from finetuning.training.trainer import predict
 from finetuning.training.workers import Workers
 
@@ -145,11 +145,11 @@ def predict_test(
         if as_submission:
             path = output_dir / "predictions" / f"{name}.tsv"
             path.parent.mkdir(exist_ok=True)
-            checkpoint.write_text(path, submission_text(logits, data.task))
+            write_text(path, submission_text(logits, data.task))
         else:
             path = output_dir / "test_predictions.tsv"
             label = examples.label if name in data.labelled_tests else None
-            checkpoint.write_text(path, predictions_text(logits, label, data.task))
+            write_text(path, predictions_text(logits, label, data.task))
             if label is not None:
                 results["test"] = metrics.evaluate(logits, label, data.task.metrics)
                 scores = ", ".join(f"{name} {value:.4f}" for name, value in results["test"].items())

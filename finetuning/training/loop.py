@@ -15,8 +15,8 @@ from mxnet.gluon.loss import L2Loss, SoftmaxCrossEntropyLoss
 import optimizer
 from bert import native, runtime
 from bert.classifier import BERTClassifier, config_text
-from bert.convert import read_json
 from bert.errors import UserError
+from bert.files import read_json, write_json, write_text
 from bert.parameters import parameters_of, read_params, set_parameters
 from bert.tokenizer import BERTTokenizer
 from dataset import DEV_EXAMPLES, length_statistics
@@ -109,7 +109,7 @@ def fit(
     if not workers.first:
         return results
     if data.test:
-        checkpoint.write_json(output_dir / "metrics.json", results)
+        write_json(output_dir / "metrics.json", results)
     if args.calibrate:
         calibrate(output_dir)
     model_card.write(output_dir, results, log.warning)
@@ -130,7 +130,7 @@ def calibrate(output_dir: Path) -> None:
     label = np.array([names[name] for name in labels_of(text)])
     found = calibration.fit(logits_of(text), label)
     vocabulary = (output_dir / "vocab.txt").read_bytes().decode()
-    checkpoint.write_text(
+    write_text(
         output_dir / "config.json", config_text({**config, "calibration": found}, vocabulary)
     )
     log.info(
@@ -214,8 +214,8 @@ def train_one(
             run.save(with_checkpoint=True)
         if folder:
             vocabulary = tokenizer.vocabulary_text()
-            checkpoint.write_text(folder / "vocab.txt", vocabulary)
-            checkpoint.write_text(folder / "config.json", config_text(config, vocabulary))
+            write_text(folder / "vocab.txt", vocabulary)
+            write_text(folder / "config.json", config_text(config, vocabulary))
             checkpoint.write_arrays(folder / DEV_EXAMPLES, data.dev[""].to_arrays())
         with signals.deferred():
             train_epochs(args, trainer, run, net, data, folder, workers)

@@ -11,6 +11,7 @@ import mxnet as mx
 import numpy as np
 
 from bert.classifier import BERTClassifier
+from bert.files import write_json
 from bert.parameters import arrays_of, parameters_of
 from bert.tokenizer import BERTTokenizer
 from finetuning import console, signals
@@ -57,7 +58,7 @@ def cross_validate(
         "folds": scores,
         **_summary(scores),
     }
-    checkpoint.write_json(output_dir / "metrics.json", results)
+    write_json(output_dir / "metrics.json", results)
     _log_table("fold", range(1, args.folds + 1), scores)
     log.info(f"each fold's best epoch; files in {output_dir}")
 
@@ -105,7 +106,7 @@ def train_seeds(
         "maximum": {name: max(score[name] for score in scores) for name in scores[0]},
         "best_seed": args.seeds[best],
     }
-    checkpoint.write_json(output_dir / "metrics.json", results)
+    write_json(output_dir / "metrics.json", results)
     _log_table("seed", args.seeds, scores, ("minimum", "maximum"))
     log.info(
         f"each seed's best epoch; the one to ship is {output_dir / f'seed-{args.seeds[best]}'}, by "

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bert.files import json_text, write_text
 from finetuning.training import checkpoint
 from finetuning.training.trainer import NotFiniteError, Progress, Trainer
 
@@ -158,7 +159,7 @@ class Run:
         # All that the loop goes on changing is copied before the writing begins.
         updates, best, predictions = self._trainer.updates, self._best, self.predictions
         best_is_new, self._best_is_new = self._best_is_new, False
-        metrics = checkpoint.json_text(self.results)
+        metrics = json_text(self.results)
         state, arrays = self._state(finished), {}
         if with_checkpoint:
             self._saved = time.monotonic()
@@ -171,16 +172,16 @@ class Run:
             if best_is_new:
                 checkpoint.write_arrays(self._folder / "model.params", best)
                 for name, text in predictions.items():
-                    checkpoint.write_text(self._folder / name, text)
+                    write_text(self._folder / name, text)
             if best:
-                checkpoint.write_text(self._folder / "metrics.json", metrics)
+                write_text(self._folder / "metrics.json", metrics)
             if with_checkpoint:
                 checkpoint.save(self._folder, updates, state, arrays, self._keep)
 
         self._writer.submit(write)
 
     def _state(self, finished: bool) -> str:
-        return checkpoint.json_text(
+        return json_text(
             {
                 **self._about,
                 "finished": finished,

@@ -15,6 +15,7 @@ import numpy as np
 from mxnet import autograd
 
 from bert.classifier import BERTClassifier
+from bert.errors import RunError
 from bert.parameters import arrays_of, parameters_of
 from dataset import (
     TokenizedExamples,
@@ -57,11 +58,11 @@ class _Queued(NamedTuple):
     loss_scale: float
 
 
-class NotFiniteError(RuntimeError):
+class NotFiniteError(RunError):
     """A loss or a gradient is no longer a finite number; the parameters still are."""
 
 
-class OutOfMemoryError(RuntimeError):
+class OutOfMemoryError(RunError):
     """A batch needs more memory than there is."""
 
 

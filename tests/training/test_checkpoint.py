@@ -16,6 +16,7 @@ import dataset
 import optimizer
 from bert.classifier import BERTClassifier
 from bert.errors import UserError
+from bert.files import SaveError, write_text
 from bert.modeling import BERTModel
 from bert.parameters import parameters_of, read_params, write_params
 from bert.tokenizer import SPECIAL_TOKENS, BERTTokenizer
@@ -65,9 +66,9 @@ def test_every_bit_and_every_byte_of_a_file_counts(tmp_path):
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path):
     path = tmp_path / "file"
-    checkpoint.write_text(path, "first")
+    write_text(path, "first")
     with (
-        pytest.raises(checkpoint.SaveError, match="No space left"),
+        pytest.raises(SaveError, match="No space left"),
         checkpoint.replacing(path) as temporary,
     ):
         temporary.write_text("sec")
@@ -75,8 +76,8 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path):
     assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]
     path.unlink()
     tmp_path.rmdir()
-    with pytest.raises(checkpoint.SaveError, match="No such file"):
-        checkpoint.write_text(path, "third")
+    with pytest.raises(SaveError, match="No such file"):
+        write_text(path, "third")
 
 
 def test_the_newest_whole_checkpoint_counts_and_the_newest_are_kept(tmp_path):
