@@ -89,8 +89,7 @@ from bert.tokenizer import BERTTokenizer
 from dataset import DEV_EXAMPLES, TokenizedExamples, evaluation_batches, padded_batch
 from finetuning import console
 from finetuning.data.tasks import Task, task_from_config
-from finetuning.training.evaluation import logits_of
-from finetuning.training.trainer import predict
+from finetuning.training.evaluation import logits_of, predict
 from finetuning.training.workers import Workers
 
 # Float32 logits that differ by more than this are not those of the same function: MXNet, PyTorch

@@ -93,7 +93,7 @@ from bert.errors import UserError
 from finetuning.data.reading import Examples, empty_text
 from finetuning.data.tables import BadRows, Row, parse_object, split_lines, table_rows, text_of
 from finetuning.data.tasks import Task, task_from_config
-from finetuning.training.trainer import predict
+from finetuning.training.evaluation import predict
 from finetuning.training.workers import Workers
 
 # Batches read, sorted by length and written at a time: enough that batches have little padding,

@@ -18,10 +18,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import finetune_classifier as project  # sets the threads, then loads MXNet
-from finetuning.training import loop
+from bert import runtime
+
+runtime.prepare()
+
+import finetune_classifier
+from finetuning import console
 from finetuning.training.checkpoint import BackgroundWriter
-from finetuning.training.run import Run
+from finetuning.training.state import RunState
 
 FLAGS = "--bert_model bert_6_384_12 --bert_dataset minilm_en_uncased --epochs 3 --output_dir"
 
@@ -38,19 +42,18 @@ def main() -> None:
 
         return call
 
-    submit, log_results = BackgroundWriter.submit, loop.log_results
+    submit, log_epochs = BackgroundWriter.submit, console.log_epochs
     BackgroundWriter.submit = lambda self, job: submit(self, timed("behind", job))
-    Run.save, Run.wait = timed("waiting", Run.save), timed("waiting", Run.wait)
+    RunState.save = timed("waiting", RunState.save)
+    RunState.wait = timed("waiting", RunState.wait)
 
     def keep(run_results, *arguments):
         results.append(run_results)
-        log_results(run_results, *arguments)
+        log_epochs(run_results, *arguments)
 
-    loop.log_results = keep
+    console.log_epochs = keep
     with tempfile.TemporaryDirectory(dir=".") as folder:
-        args = project.parse_args(__doc__, [*FLAGS.split(), folder + "/run"])
-        args.num_threads = project.NUM_THREADS
-        if project.command(args):
+        if finetune_classifier.main([*FLAGS.split(), folder + "/run"]):
             sys.exit("the run failed")
     training = sum(epoch["seconds"] for epoch in results[0]["epochs"])
     share = (seconds["waiting"] + seconds["behind"]) / training

@@ -33,7 +33,7 @@ from bert import native
 from bert.classifier import load_classifier
 from dataset import DEV_EXAMPLES, TokenizedExamples, evaluation_batches, padded_batch
 from export_classifier import logits_by
-from finetuning.training.trainer import predict
+from finetuning.training.evaluation import predict
 from finetuning.training.workers import Workers
 
 ROUNDS = 5

@@ -23,15 +23,19 @@ runtime.prepare()
 import mxnet as mx
 import numpy as np
 
-import finetune_classifier as project  # sets the threads, then loads MXNet
-from bert.classifier import BERTClassifier
+from bert.classifier import BERTClassifier, Classifier
 from bert.modeling import BERTModel
 from bert.parameters import parameters_of
 from bert.zoo import ZOO
 from dataset import TokenizedExamples
 from finetuning.data.splits import Data
 from finetuning.data.tasks import find_task
-from finetuning.training.loop import new_head, num_parameters
+from finetuning.flags import parse_args, replace
+from finetuning.training.losses import loss_for
+from finetuning.training.run import Run
+from finetuning.training.start import initialize_head
+from finetuning.training.trainer import Trainer
+from finetuning.training.workers import open_workers
 
 BATCH_SIZE, ACCUMULATE, TOKENS = 8, 4, 128
 MIB = 2**20
@@ -41,12 +45,12 @@ def main() -> None:
     stock = "--stock" in sys.argv
     config = ZOO["bert_24_1024_16", "book_corpus_wiki_en_uncased"].config
     flags = f"--batch_size {BATCH_SIZE} --accumulate {ACCUMULATE} --optimizer adamw"
-    args = project.parse_args("", flags.split() + ["--no_native"] * stock)
-    workers = project.new_workers(args)
+    args = parse_args("", flags.split())
+    workers = open_workers(args)
     net = BERTClassifier(BERTModel(config, args.dropout, cls_only=True), 2, args.dropout)
     net.initialize(ctx=workers.ctx)
-    new_head(net, 1, workers.ctx)
-    project.compile_network(args, net, workers.ctx)
+    initialize_head(net, 1, workers.ctx)
+    Classifier(net, None, {}).compile(fused=not stock)
     examples = BATCH_SIZE * ACCUMULATE
     ids = np.random.default_rng(0).integers(1000, 20000, examples * TOKENS).astype(np.int32)
     offsets = np.arange(0, len(ids) + 1, TOKENS)
@@ -54,11 +58,11 @@ def main() -> None:
     label = np.arange(examples, dtype=np.int32) % 2
     tokens = TokenizedExamples(ids, offsets, half, label, TOKENS, label > 1)
     data = Data(find_task("MRPC"), tokens, {})
-    trainer = project.new_trainer(args, net, data, tokens, workers, 2, None)
-    seconds = []
-    trainer.run_until(2, lambda progress: seconds.append(trainer.seconds))
+    two_epochs = replace(args, epochs=2)
+    trainer = Trainer(net, tokens, loss_for(data), workers, two_epochs)
+    seconds = [trainer.seconds for _ in trainer.updates_until(2)]
     mx.nd.waitall()
-    parameters = num_parameters(net)
+    parameters = Run(args, Classifier(net, None, {}), data, None, workers).num_parameters
     states = 4 * parameters * 4  # weights, gradients, m and v, in float32
     sums = parameters * 4  # the gradients of several batches, added up
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

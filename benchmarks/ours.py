@@ -8,15 +8,23 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from bert import runtime
+
+runtime.prepare()
+
 import numpy as np
 import workload
 
 import dataset
-import finetune_classifier as project  # sets the threads, then loads MXNet
 from finetuning.data.reading import Examples
 from finetuning.data.splits import Data
 from finetuning.data.tasks import find_task
-from finetuning.training.trainer import predict
+from finetuning.flags import parse_args, replace
+from finetuning.training.evaluation import predict
+from finetuning.training.losses import loss_for
+from finetuning.training.start import new_classifier
+from finetuning.training.trainer import Trainer
+from finetuning.training.workers import open_workers
 
 
 def main() -> None:
@@ -31,15 +39,15 @@ def main() -> None:
         "--seed": workload.SEED,
     }
     argv = [str(part) for flag in flags.items() for part in flag]
-    options = project.parse_args(__doc__, argv + ["--no_native"] * (args.variant == "stock"))
+    options = parse_args(__doc__, argv + ["--no_native"] * (args.variant == "stock"))
     pairs = workload.read_pairs(args)
     text_a, text_b, label = zip(*pairs, strict=True)
     examples = Examples(list(text_a), list(text_b), np.array(label, np.int32))
-    workers, task = project.new_workers(options), find_task("MRPC")
-    net, tokenizer, _ = project.new_classifier(options, task, workers.ctx)
-    project.compile_network(options, net, workers.ctx)
-    if not net.bert.fused and args.variant != "stock":
-        sys.exit("the fused operators are not used here: there is nothing to compare")
+    workers, task = open_workers(options), find_task("MRPC")
+    classifier = new_classifier(options, task, workers.ctx)
+    if unavailable := classifier.compile(fused=args.variant != "stock"):
+        sys.exit(f"the fused operators are not used here: {unavailable}")
+    net, tokenizer, _ = classifier
     tokenized = dataset.tokenize(examples, tokenizer, workload.MAX_LEN)
     lengths = tokenized.lengths
 
@@ -51,16 +59,16 @@ def main() -> None:
             watch.step_done()
         watch.report(len(pairs), int(lengths.sum()))
         return
-    trainer = project.new_trainer(
-        options, net, Data(task, tokenized, {}), tokenized, workers, 1, None
-    )
+    one_epoch = replace(options, epochs=1)
+    trainer = Trainer(net, tokenized, loss_for(Data(task, tokenized, {})), workers, one_epoch)
     epoch = dataset.training_batches(lengths, workload.BATCH_SIZE, workload.SEED, 1)
     timed = workload.typical_batches(epoch, lengths, args.batches)
-    trainer.run_until(1, lambda progress: watch.step_done())
-    trainer.run_until(workload.WARM_UP_STEPS, lambda progress: None)
+    for _ in trainer.updates_until(1):
+        watch.step_done()
+    list(trainer.updates_until(workload.WARM_UP_STEPS))
     trainer.updates = timed.start  # an update is a function of its number
     watch.start()
-    trainer.run_until(timed.stop, lambda progress: None)
+    list(trainer.updates_until(timed.stop))
     batches = epoch[timed.start : timed.stop]
     watch.report(sum(map(len, batches)), workload.tokens_of(batches, lengths))
 

@@ -143,6 +143,11 @@ def prepare(num_threads: int | None = None, bfloat16: bool = False) -> int:
     return num_threads
 
 
+def num_threads() -> int:
+    """Return the number of threads that :func:`prepare` has chosen for this process."""
+    return int(os.environ["OMP_NUM_THREADS"])
+
+
 def _import_mxnet() -> None:
     """Import MXNet without what it asks for only to see whether it is there.
 

@@ -1,4 +1,4 @@
-"""What a user sees of a run: header, progress, the table of epochs; and ``train.log``."""
+"""What is printed during a run: log lines, progress bar, tables; and ``train.log``."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from finetuning.training.trainer import Progress
+if TYPE_CHECKING:  # to print a sentence must not load MXNet
+    from finetuning.training.trainer import Progress
 
 log = logging.getLogger("finetune")
+# Tables wider than a common terminal would wrap into nonsense.
+_COLUMNS = 80
 
 
 class _Screen(logging.Handler):
-    """Prints on standard output without tearing a progress bar apart."""
+    """Prints on standard output above a progress bar."""
 
     def emit(self, record):
         try:
@@ -44,9 +48,9 @@ def start_logging(log_file: Path | None) -> None:
 
 
 class ProgressReport:
-    """Shows updates as they are made: a live bar on a terminal, a line now and then elsewhere.
+    """Shows progress: a bar on a terminal, otherwise a line every ``log_interval`` updates.
 
-    ``train.log`` gets the lines either way. Use as a context manager.
+    ``train.log`` gets the lines in both cases. Use as a context manager.
     """
 
     def __init__(self, total_updates: int, done: int, log_interval: int):
@@ -67,7 +71,7 @@ class ProgressReport:
 
     def __call__(self, progress: Progress) -> None:
         if progress.problem:
-            log.info(f"passed over: {progress.problem}")
+            log.info(f"skipped   {progress.problem}")
         else:
             self._loss += progress.loss * progress.examples
             self._examples += progress.examples
@@ -102,17 +106,53 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-# Wider confusion matrices wrap on a terminal; metrics.json has them whole.
-_MOST_CLASSES_SHOWN = 12
+def log_scores(scores: dict[str, float]) -> None:
+    """Print metrics, a column each."""
+    log.info("\n" + table(list(scores), [list(scores.values())]))
 
 
 def log_classes(results: dict) -> None:
-    """Print what :func:`metrics.by_class` has found: scores and confusions of every class."""
-    classes = results["per_class"]
-    confused = results["confusion_matrix"] if len(classes) <= _MOST_CLASSES_SHOWN else None
+    """Print scores and confusions per label, as :func:`metrics.by_class` returns them."""
+    classes, confusions = results["per_class"], results["confusion_matrix"]
     header = ["label", "precision", "recall", "f1", "examples"]
     rows = [[name, *scores.values()] for name, scores in classes.items()]
-    if confused:
-        header += [f"taken for {name}" for name in classes]
-        rows = [[*row, *counts] for row, counts in zip(rows, confused, strict=True)]
+    predicted = [f"predicted {name}" for name in classes]
+    together = table(
+        [*header, *predicted],
+        [[*row, *counts] for row, counts in zip(rows, confusions, strict=True)],
+    )
+    if _fits(together):
+        log.info("\n" + together)
+        return
     log.info("\n" + table(header, rows))
+    confused = [[name, *counts] for name, counts in zip(classes, confusions, strict=True)]
+    apart = table(["label \\ predicted", *classes], confused)
+    if _fits(apart):  # otherwise it is in metrics.json
+        log.info("\n" + apart)
+
+
+def _fits(text: str) -> bool:
+    return len(text.splitlines()[0]) <= _COLUMNS
+
+
+def log_epochs(results: dict, metric: str) -> None:
+    """Print the table of epochs, and which is the best by ``metric``."""
+    best = results["best"]
+    rows = [
+        [
+            f"{row['epoch']}{'*' if row['epoch'] == best['epoch'] else ''}",
+            row["train_loss"],
+            *row["dev"].values(),
+            f"{row['seconds']:.1f}",
+            f"{row['samples_per_second']:.1f}",
+        ]
+        for row in results["epochs"]
+    ]
+    columns = [f"dev {name}" for name in best["dev"]]
+    log.info("\n" + table(["epoch", "train loss", *columns, "seconds", "samples/s"], rows))
+    if "per_class" in best:
+        log_classes(best)
+    log.info(
+        f"* best dev {metric}: {best['dev'][metric]:.4f} (epoch {best['epoch']}); model.params and "
+        "dev_predictions.tsv are from that epoch"
+    )

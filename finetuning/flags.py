@@ -55,6 +55,14 @@ DEFAULT_SEED = 2
 CHECKPOINT_SECONDS = 300
 
 
+Options = argparse.Namespace
+
+
+def replace(options: Options, **changes) -> Options:
+    """Return options with some of them changed."""
+    return Options(**{**vars(options), **changes})
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
         self.exit(2, f"{self.prog}: {message} (--help lists the flags)\n")

@@ -28,7 +28,8 @@ class Interrupted(Exception):
     """
 
     def __init__(self, signum: int):
-        super().__init__(f"interrupted by {signal.Signals(signum).name}")
+        name = signal.Signals(signum).name
+        super().__init__(f"interrupted by {name}; the same command with --resume continues")
         self.exit_code = 128 + signum
 
 
@@ -77,4 +78,5 @@ def _watch(reader: socket.socket) -> None:
             os._exit(128 + signum)
         _received = signum
         name = signal.Signals(signum).name
-        os.write(2, f"\n{name}: saving after this update; a second signal ends at once\n".encode())
+        sentence = f"{name}: saving after this update (a second signal quits without saving)"
+        os.write(2, f"\n{sentence}\n".encode())

@@ -232,12 +232,11 @@ def finetune_here(tiny_bert, tmp_path):
     A script of its own takes seconds to load MXNet, which few tests need.
     """
     import finetune_classifier
-    from finetuning.flags import parse_args
 
     def run(*flags, out="out", bert=True):
         folder = tmp_path / out
         model = ("--pretrained_bert_parameters", tiny_bert, "--max_len", "32") if bert else ()
         argv = [*model, "--output_dir", folder, *flags]
-        return finetune_classifier.command(parse_args("", [str(flag) for flag in argv])), folder
+        return finetune_classifier.main([str(flag) for flag in argv]), folder
 
     return run

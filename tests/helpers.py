@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from finetuning.flags import Options, parse_args, replace
+
 # A short training on what write_sentences has written.
 FLAGS = ("--text_a_column", "text", "--batch_size", "16", "--epochs", "5", "--lr", "3e-3")
 
@@ -31,3 +33,13 @@ def same(one, other, tolerance=1e-5):
     assert one.keys() == other.keys()
     for name in one:
         np.testing.assert_allclose(one[name], other[name], atol=tolerance, err_msg=name)
+
+
+def options(**changes) -> Options:
+    """Return the default options of a training, with some changed."""
+    return replace(parse_args("", []), **{"data_dir": None, **changes})
+
+
+def make_updates(trainer, stop: int) -> list:
+    """Train until ``stop`` updates have been made; returns the progress of each."""
+    return list(trainer.updates_until(stop))

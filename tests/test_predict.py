@@ -26,7 +26,6 @@ from bert.classifier import config_text
 def runs(tmp_path_factory, tiny_bert):
     """Output folders of three short trainings: single texts, pairs, a regression."""
     import finetune_classifier
-    from finetuning.flags import parse_args
 
     folder = tmp_path_factory.mktemp("runs")
     train = write_sentences(folder / "train.csv", 160, 0)
@@ -47,7 +46,7 @@ def runs(tmp_path_factory, tiny_bert):
         argv += ["--dev_fraction", "0.2", "--epochs", "5", "--lr", "3e-3"]
         argv += ["--batch_size", "16"]
         argv += ["--output_dir", folder / name]
-        assert finetune_classifier.command(parse_args("", [str(a) for a in argv])) == 0
+        assert finetune_classifier.main([str(a) for a in argv]) == 0
     return folder
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +12,6 @@ from dataset import TokenizedExamples
 from finetuning.console import log
 from finetuning.data.splits import Data
 from finetuning.data.tasks import Task
-from finetuning.training.trainer import Trainer
 
 _PERCENTILES = (50, 90, 99)
 _BAD_ROWS_SHOWN = 5
@@ -113,43 +109,3 @@ def log_examples(task: Task, examples: TokenizedExamples, tokenizer: BERTTokeniz
         log.info(f"  segment 0: {' '.join(tokens[id_] for id_ in ids[:first])}")
         if first < len(ids):
             log.info(f"  segment 1: {' '.join(tokens[id_] for id_ in ids[first:])}")
-
-
-def try_a_batch(
-    train: TokenizedExamples,
-    new_trainer: Callable[[TokenizedExamples, int], Trainer],
-    batch_size: int,
-    epochs: int,
-) -> None:
-    """Train on the longest batch, twice, and say what the whole will take.
-
-    Parameters
-    ----------
-    train : TokenizedExamples
-    new_trainer : function of examples and a number of epochs
-    batch_size, epochs : int
-        Of the training that is estimated.
-    """
-    longest = train.take(np.argsort(-train.lengths, kind="stable")[:batch_size])
-    seconds, losses = [], []
-
-    def on_update(progress):
-        losses.append(progress.loss)
-
-    trainer = new_trainer(longest, 2)
-    for update in (1, 2):  # the first allocates
-        before = trainer.seconds
-        trainer.run_until(update, on_update)
-        seconds.append(trainer.seconds - before)
-    share = epochs * train.lengths.sum() / longest.lengths.sum()
-    # getrusage counts in KiB, on macOS in bytes.
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    memory /= 2**30 if sys.platform == "darwin" else 2**20
-    log.info(
-        f"\nthe longest batch ({len(longest)} examples, {longest.lengths.sum()} tokens): loss "
-        f"{losses[0]:.4f}, forward, backward and update in {seconds[1]:.2f} s"
-    )
-    log.info(
-        f"estimated {share * seconds[1] / 60:.1f} minutes of training for {epochs} epochs, "
-        f"{memory:.1f} GiB of memory at the highest so far"
-    )

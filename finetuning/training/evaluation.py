@@ -1,71 +1,130 @@
-"""Measuring a network on a task, and writing what it predicts."""
+"""Evaluating a network on a task's dev splits, and predicting its test splits."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Callable
-from pathlib import Path
 
-import mxnet as mx
 import numpy as np
-from mxnet.gluon.loss import Loss, SoftmaxCrossEntropyLoss
 from scipy.special import softmax
 
 from bert.classifier import BERTClassifier
 from bert.files import write_text
-from dataset import TokenizedExamples
+from dataset import TokenizedExamples, evaluation_batches
 from finetuning.console import log
 from finetuning.data.reading import Examples
-from finetuning.data.splits import Data
 from finetuning.data.tasks import Task
 from finetuning.results import metrics
-from finetuning.training.trainer import predict
+from finetuning.training.inputs import NotFiniteError, memory_for, network_inputs
+from finetuning.training.run import Run
 from finetuning.training.workers import Workers
 
 
-class WeightedCrossEntropy(Loss):
-    """Cross-entropy of an example times its label's weight; the mean is over examples."""
-
-    def __init__(self, weights: np.ndarray):
-        super().__init__(weight=None, batch_axis=0)
-        self._weights = mx.nd.array(weights, dtype="float32")  # [classes]
-        self._cross_entropy = SoftmaxCrossEntropyLoss()
-
-    def forward(self, logits: mx.nd.NDArray, label: mx.nd.NDArray) -> mx.nd.NDArray:
-        weights = self._weights.as_in_context(logits.context).take(label)
-        return self._cross_entropy(logits, label, weights.expand_dims(1))
-
-
-def evaluate(
+def predict(
     net: BERTClassifier,
-    dev: dict[str, TokenizedExamples],
-    task: Task,
+    examples: TokenizedExamples,
     batch_size: int,
     workers: Workers,
     before_batch: Callable[[], None] = lambda: None,
-) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Measure a network on the task's dev splits; ``before_batch`` is as in :func:`predict`.
+) -> np.ndarray:
+    """Return the logits ``[examples, classes]`` float32, in the examples' order, on every rank.
 
-    Returns
-    -------
-    metrics : dict of str to float
-        The task's metrics, each with the split's suffix (MNLI: ``accuracy``, ``accuracy_mm``),
-        then the loss on the first split.
-    logits : dict of str to float32 arrays ``[examples, outputs]``
-        By suffix.
+    The devices take batches in turn. ``before_batch`` may end it with an exception.
+
+    Raises
+    ------
+    NotFiniteError
+        A logit is not a finite number.
+    OutOfMemoryError
+        Names the flag to lower.
     """
-    logits = {
-        suffix: predict(net, part, batch_size, workers, before_batch)
-        for suffix, part in dev.items()
-    }
-    scores = {
-        name + suffix: value
-        for suffix, part in dev.items()
-        for name, value in metrics.evaluate(logits[suffix], part.label, task.metrics).items()
-    }
-    loss = metrics.mean_loss(logits[""], dev[""].label, task.regression)
-    return {**scores, "loss": loss}, logits
+    rows: dict[int, np.ndarray] = {}
+    batches = evaluation_batches(examples.lengths, batch_size)
+    for first in range(0, len(batches), workers.count):
+        before_batch()
+        numbers = [first + workers.number(device) for device in range(len(workers.ctx))]
+        mine = [batches[number] for number in numbers if number < len(batches)]
+        with memory_for(examples, batches[first : first + 1], "--dev_batch_size"):
+            computing = [
+                net(*network_inputs(net, examples, indices, ctx))
+                for indices, ctx in zip(mine, workers.ctx, strict=False)
+            ]
+            # Waiting for each round keeps only one batch per device in memory.
+            for indices, logits in zip(mine, computing, strict=True):
+                rows |= zip(indices.tolist(), logits.asnumpy(), strict=True)
+    merged = workers.merge(rows, (len(examples), net.num_classes))
+    if not np.isfinite(merged).all():
+        raise NotFiniteError("the network's outputs are not finite; none of them were saved")
+    return merged
+
+
+class Evaluation:
+    """What a run's network gives on the dev splits.
+
+    Attributes
+    ----------
+    logits : dict of str to float32 arrays ``[examples, outputs]``
+        By the suffix of the split's metrics (MNLI: ``""`` and ``"_mm"``).
+    metrics : dict of str to float
+        The task's metrics, each with the split's suffix, then the loss on the first split.
+    main_metric : str
+        The one of ``metrics`` that selects the best epoch.
+    """
+
+    def __init__(self, run: Run, before_batch: Callable[[], None] = lambda: None):
+        net, batch_size = run.classifier.net, run.options.dev_batch_size
+        self._data, task = run.data, run.data.task
+        self.main_metric = task.metrics[0]
+        self.logits: dict[str, np.ndarray] = {}
+        self.metrics: dict[str, float] = {}
+        for suffix, part in run.data.dev.items():
+            logits = predict(net, part, batch_size, run.workers, before_batch)
+            self.logits[suffix] = logits
+            for name, value in metrics.evaluate(logits, part.label, task.metrics).items():
+                self.metrics[name + suffix] = value
+        label = run.data.dev[""].label
+        self.metrics["loss"] = metrics.mean_loss(self.logits[""], label, task.regression)
+
+    def by_class(self) -> dict:
+        """Return scores and confusions per label on the first split; of a regression nothing."""
+        task = self._data.task
+        if task.regression:
+            return {}
+        return metrics.by_class(self.logits[""], self._data.dev[""].label, task.labels)
+
+    def files(self) -> dict[str, str]:
+        """Return the contents of the files of predictions, by their names."""
+        data = self._data
+        files = {
+            f"dev_predictions{suffix}.tsv": predictions_text(logits, part.label, data.task)
+            for (suffix, part), logits in zip(data.dev.items(), self.logits.values(), strict=True)
+        }
+        if data.dev_texts:
+            files["dev_mistakes.tsv"] = mistakes_text(data.dev_texts, self.logits[""], data.task)
+        return files
+
+
+def predict_test(run: Run, results: dict) -> None:
+    """Write the predictions of the test splits; a labelled one is also measured, into results."""
+    task, batch_size = run.data.task, run.options.dev_batch_size
+    for name, examples in run.data.test.items():
+        logits = predict(run.classifier.net, examples, batch_size, run.workers)
+        if run.output is None:
+            continue
+        if run.options.predict_test:
+            path = run.output / "predictions" / f"{name}.tsv"
+            path.parent.mkdir(exist_ok=True)
+            write_text(path, submission_text(logits, task))
+        else:
+            path = run.output / "test_predictions.tsv"
+            label = examples.label if name in run.data.labelled_tests else None
+            write_text(path, predictions_text(logits, label, task))
+            if label is not None:
+                results["test"] = metrics.evaluate(logits, label, task.metrics)
+                scores = ", ".join(f"{name} {value:.4f}" for name, value in results["test"].items())
+                log.info(f"test      {scores}")
+        log.info(f"written to {path}")
 
 
 def predictions_text(logits: np.ndarray, label: np.ndarray | None, task: Task) -> str:
@@ -126,35 +185,6 @@ def mistakes_text(examples: Examples, logits: np.ndarray, task: Task, most: int 
         texts = [text[index] if text else "" for text in (examples.text_a, examples.text_b)]
         rows.writerow([index, *shown, f"{size[index]:.6g}", *texts])
     return text.getvalue()
-
-
-def predict_test(
-    net: BERTClassifier,
-    data: Data,
-    as_submission: bool,
-    batch_size: int,
-    results: dict,
-    output_dir: Path,
-    workers: Workers,
-) -> None:
-    """Write the predictions of the test splits; a user's own labelled one is measured too."""
-    for name, examples in data.test.items():
-        logits = predict(net, examples, batch_size, workers)
-        if not workers.first:
-            continue
-        if as_submission:
-            path = output_dir / "predictions" / f"{name}.tsv"
-            path.parent.mkdir(exist_ok=True)
-            write_text(path, submission_text(logits, data.task))
-        else:
-            path = output_dir / "test_predictions.tsv"
-            label = examples.label if name in data.labelled_tests else None
-            write_text(path, predictions_text(logits, label, data.task))
-            if label is not None:
-                results["test"] = metrics.evaluate(logits, label, data.task.metrics)
-                scores = ", ".join(f"{name} {value:.4f}" for name, value in results["test"].items())
-                log.info(f"test      {scores}")
-        log.info(f"written to {path}")
 
 
 def log_predictions(examples: Examples, logits: np.ndarray, task: Task) -> None:

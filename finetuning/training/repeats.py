@@ -1,135 +1,135 @@
-"""One model after another from the same start: the folds of a cross-validation, several seeds."""
+"""Repeated training from the same start: the folds of a cross-validation, several seeds."""
 
 from __future__ import annotations
 
-import argparse
-import copy
-from collections.abc import Callable
-from pathlib import Path
+import dataclasses
+from collections.abc import Callable, Iterable
 
 import mxnet as mx
 import numpy as np
 
-from bert.classifier import BERTClassifier
 from bert.files import write_json
 from bert.parameters import arrays_of, parameters_of
-from bert.tokenizer import BERTTokenizer
 from finetuning import console, signals
 from finetuning.console import log
 from finetuning.data import summary
 from finetuning.data.splits import Data, folds, read_splits, tokenize_splits
-from finetuning.data.tasks import Task
-from finetuning.flags import RESULT_ARGUMENTS
+from finetuning.data.tasks import task_from_config
+from finetuning.flags import RESULT_ARGUMENTS, replace
 from finetuning.training import checkpoint
-from finetuning.training.loop import fit, new_head
-from finetuning.training.workers import Workers
+from finetuning.training.run import Run
+from finetuning.training.start import initialize_head
+
+# Trains a run and returns the content of its metrics.json.
+Train = Callable[[Run], dict]
 
 
-def cross_validate(
-    args: argparse.Namespace,
-    net: BERTClassifier,
-    tokenizer: BERTTokenizer,
-    config: dict,
-    data: Data,
-    output_dir: Path,
-    workers: Workers,
-) -> None:
-    """Train once for every fold, from the pretrained model on; metrics.json gets mean and sd."""
-    start_again = _start_of(net, args, workers)
+def cross_validate(run: Run, train: Train) -> None:
+    """Train once for every fold, from the same start; metrics.json gets mean and deviation."""
+    options, data = run.options, run.data
+    reset = reset_of(run)
     scores = []
-    parts = folds(data.train.label, args.folds, args.seed, data.task.regression)
+    parts = folds(data.train.label, options.folds, options.seed, data.task.regression)
     for number, (rest, part) in enumerate(parts, start=1):
-        log.info(f"\nfold {number} of {args.folds}: {len(rest)} to train on, {len(part)} to dev")
-        start_again(args.seed)
-        fold_dir = output_dir / f"fold_{number}"
+        log.info(
+            f"\nfold {number} of {options.folds}: {len(rest)} for training, {len(part)} for "
+            "evaluation"
+        )
+        reset(options.seed)
         fold = Data(
             data.task,
             data.train.take(rest),
             {"": data.train.take(part)},
             class_weights=data.class_weights,
         )
-        with checkpoint.locked(fold_dir):
-            results = fit(args, net, tokenizer, config, fold, fold_dir, workers)
+        folder = run.folder / f"fold_{number}"
+        with checkpoint.locked(folder):
+            results = train(dataclasses.replace(run, data=fold, folder=folder))
         scores.append(results["best"]["dev"])
     results = {
         "task": data.task.name,
-        "seed": args.seed,
-        "arguments": {name: getattr(args, name) for name in RESULT_ARGUMENTS},
+        "seed": options.seed,
+        "arguments": {name: getattr(options, name) for name in RESULT_ARGUMENTS},
         "folds": scores,
-        **_summary(scores),
+        **summary_of(scores),
     }
-    write_json(output_dir / "metrics.json", results)
-    _log_table("fold", range(1, args.folds + 1), scores)
-    log.info(f"each fold's best epoch; files in {output_dir}")
+    write_json(run.folder / "metrics.json", results)
+    log_table("fold", range(1, options.folds + 1), scores)
+    log.info(f"scores are from each fold's best epoch; files are in {run.folder}")
 
 
-def train_seeds(
-    args: argparse.Namespace,
-    net: BERTClassifier,
-    tokenizer: BERTTokenizer,
-    config: dict,
-    data: Data,
-    trained: Task | None,
-    output_dir: Path,
-    workers: Workers,
-) -> None:
-    """Train once for every seed of --seeds, into output_dir/seed-N, as a run of that seed alone.
+def train_seeds(run: Run, train: Train) -> None:
+    """Train once for every seed of --seeds, into folder/seed-N, as a run of that seed alone.
 
-    ``data`` is that of the first seed; it is read again only where a seed chooses its examples.
+    The data of ``run`` are those of the first seed; they are read again only where a seed chooses
+    its examples.
     """
-    start_again = _start_of(net, args, workers)
+    options, data, seeds = run.options, run.data, run.options.seeds
+    reset = reset_of(run)
     scores = []
-    for number, seed in enumerate(args.seeds):
+    for number, seed in enumerate(seeds):
         signals.check()
-        run_args = copy.copy(args)
-        run_args.seed = seed
-        seed_dir = output_dir / f"seed-{seed}"
-        with checkpoint.locked(seed_dir):
-            console.start_logging(seed_dir / "train.log")  # each run's lines stand in its own log
-            log.info(f"\nseed {seed}, {number + 1} of {len(args.seeds)}")
-            if number and (args.dev_fraction or args.max_train_samples):
-                splits = read_splits(run_args, trained)
-                data = tokenize_splits(splits, tokenizer, args.max_len, args.class_weights)
-                summary.log_data(data)
-            start_again(seed)
-            results = fit(run_args, net, tokenizer, config, data, seed_dir, workers)
+        seed_options = replace(options, seed=seed)
+        folder = run.folder / f"seed-{seed}"
+        with checkpoint.locked(folder):
+            console.start_logging(folder / "train.log")  # each run's lines are in its own log
+            log.info(f"\nseed {seed}, {number + 1} of {len(seeds)}")
+            if number and (options.dev_fraction or options.max_train_samples):
+                data = read_again(dataclasses.replace(run, options=seed_options))
+            reset(seed)
+            results = train(
+                dataclasses.replace(run, options=seed_options, data=data, folder=folder)
+            )
         scores.append(results["best"]["dev"])
-    console.start_logging(output_dir / "train.log")
+    console.start_logging(run.folder / "train.log")
     metric = data.task.metrics[0]
-    best = max(range(len(scores)), key=lambda i: scores[i][metric])  # a tie: the first
+    best = max(range(len(scores)), key=lambda i: scores[i][metric])  # of equal ones the first
+    arguments = {name: getattr(options, name) for name in RESULT_ARGUMENTS if name != "seed"}
     results = {
         "task": data.task.name,
-        "arguments": {name: getattr(args, name) for name in RESULT_ARGUMENTS if name != "seed"},
-        "seeds": {str(seed): score for seed, score in zip(args.seeds, scores, strict=True)},
-        **_summary(scores),
+        "arguments": arguments,
+        "seeds": {str(seed): score for seed, score in zip(seeds, scores, strict=True)},
+        **summary_of(scores),
         "minimum": {name: min(score[name] for score in scores) for name in scores[0]},
         "maximum": {name: max(score[name] for score in scores) for name in scores[0]},
-        "best_seed": args.seeds[best],
+        "best_seed": seeds[best],
     }
-    write_json(output_dir / "metrics.json", results)
-    _log_table("seed", args.seeds, scores, ("minimum", "maximum"))
+    write_json(run.folder / "metrics.json", results)
+    log_table("seed", seeds, scores, extremes=True)
     log.info(
-        f"each seed's best epoch; the one to ship is {output_dir / f'seed-{args.seeds[best]}'}, by "
-        f"dev {metric} {scores[best][metric]:.4f} (chosen on the dev split, so a little too good)"
+        f"scores are from each seed's best epoch; the one to ship is "
+        f"{run.folder / f'seed-{seeds[best]}'}, by dev {metric} {scores[best][metric]:.4f} "
+        "(selected on the dev split, so slightly optimistic)"
     )
 
 
-def _start_of(
-    net: BERTClassifier, args: argparse.Namespace, workers: Workers
-) -> Callable[[int], None]:
-    """Return a function that puts a network back to what it is now, its head to that of a seed."""
+def read_again(run: Run) -> Data:
+    """Read the data that a seed chooses, and print what they are."""
+    options, config = run.options, run.classifier.config
+    trained = task_from_config(config) if options.model_parameters else None
+    splits = read_splits(options, trained)
+    tokenizer = run.classifier.tokenizer
+    data = tokenize_splits(splits, tokenizer, options.max_len, options.class_weights)
+    summary.log_data(data)
+    return data
+
+
+def reset_of(run: Run) -> Callable[[int], None]:
+    """Return a function that resets the network to its present state, with the head of a seed."""
+    net = run.classifier.net
     start = arrays_of(net)
 
-    def start_again(seed: int) -> None:
+    def reset(seed: int) -> None:
         for name, parameter in parameters_of(net).items():
             parameter.set_data(mx.nd.array(start[name]))
-        if not args.model_parameters:
-            new_head(net, seed, workers.ctx)
+        if not run.options.model_parameters:
+            initialize_head(net, seed, run.workers.ctx)
 
-    return start_again
+    return reset
 
 
-def _summary(scores: list[dict[str, float]]) -> dict:
+def summary_of(scores: list[dict[str, float]]) -> dict:
+    """Return mean and standard deviation of each metric."""
     columns = {name: np.array([score[name] for score in scores]) for name in scores[0]}
     return {
         "mean": {name: float(values.mean()) for name, values in columns.items()},
@@ -140,13 +140,18 @@ def _summary(scores: list[dict[str, float]]) -> dict:
     }
 
 
-def _log_table(what, numbers, scores, more=()) -> None:
-    summary = _summary(scores)
-    rows = [[number, *score.values()] for number, score in zip(numbers, scores, strict=True)]
-    rows.append(["mean", *summary["mean"].values()])
+def log_table(
+    what: str, numbers: Iterable[int], scores: list[dict[str, float]], extremes: bool = False
+) -> None:
+    """Print a row per fold or seed, then mean and deviation, then minimum and maximum."""
+    found = summary_of(scores)
+    rows: list[list] = [[n, *score.values()] for n, score in zip(numbers, scores, strict=True)]
+    rows.append(["mean", *found["mean"].values()])
     if len(scores) > 1:
-        rows.append(["sd", *summary["standard_deviation"].values()])
+        rows.append(["sd", *found["standard_deviation"].values()])
     for name, choose in (("minimum", min), ("maximum", max)):
-        if name in more:
-            rows.append([name, *(choose(s[column] for s in scores) for column in scores[0])])
+        if extremes:
+            rows.append(
+                [name, *(choose(score[column] for score in scores) for column in scores[0])]
+            )
     log.info("\n" + console.table([what, *(f"dev {name}" for name in scores[0])], rows))

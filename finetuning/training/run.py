@@ -1,244 +1,84 @@
-"""A run on its way to its results: what has been found so far, and how none of it is lost."""
+"""One training run: what belongs together from the first update to the last file."""
 
 from __future__ import annotations
 
 import math
-import time
+import platform
+from dataclasses import dataclass
 from pathlib import Path
 
+import mxnet as mx
 import numpy as np
 
-from bert.files import json_text, write_text
+from bert import native, runtime
+from bert.classifier import Classifier
+from bert.parameters import parameters_of
+from dataset import length_statistics
+from finetuning.data.splits import Data
+from finetuning.flags import RESULT_ARGUMENTS, Options
 from finetuning.training import checkpoint
-from finetuning.training.trainer import NotFiniteError, Progress, Trainer
-
-# Points of the learning curve that metrics.json has, at most: what a picture can show.
-_MOST_POINTS = 300
-_PARAMETER, _OPTIMIZER, _BEST, _PREDICTIONS = "parameter:", "optimizer:", "best:", "predictions:"
+from finetuning.training.workers import Workers
 
 
+@dataclass(frozen=True)
 class Run:
-    """The results, the best model, and the files of both in a folder.
+    """A classifier to train on data as the options say, into a folder of its own."""
 
-    Every checkpoint holds all of it, so what a resumed run ends with depends on nothing but the
-    checkpoint: it writes the best model and the metrics again, whatever has become of them.
-
-    Parameters
-    ----------
-    folder : Path, optional
-        None on all ranks but the one that writes.
-    trainer : Trainer
-    header : dict
-        What metrics.json says before the results.
-    identity, environment : dict of str to (dict of) JSON values
-        What the result is a function of, and what its last bits depend on.
-    keep_checkpoints : int
-
-    Attributes
-    ----------
-    results : dict
-        The content of metrics.json.
-    evaluated : int
-        The update after which the last evaluation was.
-    epochs_without_improvement : int
-    predictions : dict of str to str
-        The best model's files of predictions, by their names.
-    """
-
-    def __init__(
-        self,
-        folder: Path | None,
-        trainer: Trainer,
-        header: dict,
-        identity: dict,
-        environment: dict,
-        keep_checkpoints: int,
-    ):
-        self.results = {
-            **header,
-            "epochs": [],
-            "best": None,
-            "skipped_updates": 0,
-            "curve": {"update": [], "train_loss": [], "lr": [], "gradient_norm": []},
-        }
-        self.evaluated = 0
-        self.epochs_without_improvement = 0
-        self._folder = folder
-        self._trainer = trainer
-        self._about = {"identity": identity, "environment": environment}
-        self._keep = keep_checkpoints
-        self._epoch = {"loss_sum": 0.0, "samples": 0, "seconds": 0.0}
-        self._point = {"loss_sum": 0.0, "samples": 0}  # the next of the curve
-        self._updates_a_point = -(-trainer.total_updates // _MOST_POINTS)
-        self._best: dict[str, np.ndarray] = {}  # the best model's parameters
-        self.predictions: dict[str, str] = {}  # its dev_predictions*.tsv: name -> text
-        self._best_is_new = False
-        self._writer = checkpoint.BackgroundWriter()
-        self._saved = time.monotonic()
+    options: Options
+    classifier: Classifier
+    data: Data
+    folder: Path | None  # None: nothing is written
+    workers: Workers
 
     @property
-    def seconds_since_checkpoint(self) -> float:
-        return time.monotonic() - self._saved
+    def output(self) -> Path | None:
+        """The folder, on the one rank that writes into it."""
+        return self.folder if self.workers.first else None
 
-    def add(self, progress: Progress) -> None:
-        """Take note of an update."""
-        if progress.problem is None:
-            for sums in (self._epoch, self._point):
-                sums["loss_sum"] += progress.loss * progress.examples
-                sums["samples"] += progress.examples
-        if progress.update % self._updates_a_point == 0 and self._point["samples"]:
-            curve = self.results["curve"]
-            curve["update"].append(progress.update)
-            curve["train_loss"].append(self._point["loss_sum"] / self._point["samples"])
-            curve["lr"].append(progress.lr)
-            curve["gradient_norm"].append(
-                progress.gradient_norm if progress.problem is None else None
-            )
-            self._point = {"loss_sum": 0.0, "samples": 0}
-        self.results["skipped_updates"] = self._trainer.skipped
+    @property
+    def num_parameters(self) -> int:
+        parameters = parameters_of(self.classifier.net).values()
+        return sum(math.prod(parameter.shape) for parameter in parameters)
 
-    def record(
-        self,
-        epoch: int,
-        metric: str,
-        dev_metrics: dict,
-        details: dict,
-        predictions: dict[str, str],
-    ) -> bool:
-        """Take note of an evaluation; returns whether it is the best so far (a tie is not).
+    def identity(self) -> dict[str, dict]:
+        """Return what the result is a function of: arguments, and fingerprints of all contents."""
+        net, data = self.classifier.net, self.data
+        # The new layer of a pretrained BERT is a function of the seed.
+        pretrained = net if self.options.model_parameters else net.bert
+        weights = [parameter.list_data()[0] for parameter in parameters_of(pretrained).values()]
+        dev_arrays = (array for part in data.dev.values() for array in part.arrays())
+        return {
+            "arguments": {name: getattr(self.options, name) for name in RESULT_ARGUMENTS},
+            "contents": {
+                "training data": checkpoint.fingerprint(data.train.arrays()),
+                "dev data": checkpoint.fingerprint(dev_arrays),
+                "pretrained weights": checkpoint.fingerprint(weights),
+            },
+        }
 
-        Parameters
-        ----------
-        epoch : int
-        metric : str
-            The one of ``dev_metrics`` that decides.
-        dev_metrics : dict of str to float
-        details : dict
-            What metrics.json says of the best model besides.
-        predictions : dict of str to str
-            The contents of the files of predictions, by their names.
-        """
-        update = self._trainer.updates
-        best = self.results["best"]
-        improved = best is None or dev_metrics[metric] > best["dev"][metric]
-        if improved:
-            self.results["best"] = {"epoch": epoch, "update": update, "dev": dev_metrics, **details}
-            self._best, self.predictions = self._trainer.parameter_arrays(), predictions
-            self._best_is_new = True
-        if update in (epoch * self._trainer.updates_per_epoch, self._trainer.total_updates):
-            samples, seconds = self._epoch["samples"], self._trainer.seconds
-            seconds -= self._epoch["seconds"]
-            self.results["epochs"].append(
-                {
-                    "epoch": epoch,
-                    "train_loss": self._epoch["loss_sum"] / samples if samples else None,
-                    "seconds": seconds,
-                    "samples_per_second": samples / seconds,
-                    "dev": dev_metrics,
-                }
-            )
-            self._epoch = {"loss_sum": 0.0, "samples": 0, "seconds": self._trainer.seconds}
-            better = self.results["best"]["epoch"] == epoch
-            self.epochs_without_improvement = 0 if better else self.epochs_without_improvement + 1
-        self.evaluated = update
-        return improved
+    def environment(self) -> dict[str, str | int]:
+        """Return what the last bits of the result depend on."""
+        fused = self.classifier.net.bert.fused
+        return {
+            "device": str(self.workers),
+            "threads": runtime.num_threads(),
+            "operators": f"fused {native.load()}{', AMX' * native.amx}" if fused else "stock",
+            "processor": runtime.processor(),
+            "MXNet": mx.__version__,
+            "NumPy": np.__version__,
+        }
 
-    def save(self, with_checkpoint: bool, finished: bool = False) -> None:
-        """Write, behind the training, the results that are new, and a checkpoint if asked for.
-
-        Before the first update and when finished, a checkpoint needs no arrays: it is there to
-        tell a run from another.
-
-        Raises
-        ------
-        SaveError, NotFiniteError
-            What the writing before this one has met.
-        """
-        if self._folder is None:
-            return
-        # All that the loop goes on changing is copied before the writing begins.
-        updates, best, predictions = self._trainer.updates, self._best, self.predictions
-        best_is_new, self._best_is_new = self._best_is_new, False
-        metrics = json_text(self.results)
-        state, arrays = self._state(finished), {}
-        if with_checkpoint:
-            self._saved = time.monotonic()
-            if updates and not finished:
-                arrays = self._arrays()
-
-        def write() -> None:
-            _check_finite(best, updates)
-            _check_finite(arrays, updates)
-            if best_is_new:
-                checkpoint.write_arrays(self._folder / "model.params", best)
-                for name, text in predictions.items():
-                    write_text(self._folder / name, text)
-            if best:
-                write_text(self._folder / "metrics.json", metrics)
-            if with_checkpoint:
-                checkpoint.save(self._folder, updates, state, arrays, self._keep)
-
-        self._writer.submit(write)
-
-    def _state(self, finished: bool) -> str:
-        return json_text(
-            {
-                **self._about,
-                "finished": finished,
-                "trainer": self._trainer.position(),
-                "results": self.results,
-                "evaluated": self.evaluated,
-                "epochs_without_improvement": self.epochs_without_improvement,
-                "epoch_sums": self._epoch,
-                "point_sums": self._point,
-            }
-        )
-
-    def _arrays(self) -> dict[str, np.ndarray]:
-        parts = {_OPTIMIZER: self._trainer.optimizer_arrays()}
-        if self.results["best"] and self.results["best"]["update"] == self._trainer.updates:
-            parts[_PARAMETER] = self._best
-        else:
-            parts |= {_PARAMETER: self._trainer.parameter_arrays(), _BEST: self._best}
-        arrays = {prefix + n: a for prefix, part in parts.items() for n, a in part.items()}
-        for name, text in self.predictions.items():
-            arrays[_PREDICTIONS + name] = np.frombuffer(text.encode(), np.uint8)
-        return arrays
-
-    def wait(self) -> None:
-        """Wait until all is on the disk; raises what :meth:`save` does."""
-        self._writer.wait()
-
-    def close(self) -> None:
-        """Let the writing come to its end, before the folder's lock is given up."""
-        self._writer.close()
-
-    def restore(self, state: dict, arrays: dict[str, np.ndarray]) -> None:
-        """Go back to where a checkpoint was taken, and write its results again."""
-
-        def part(prefix):
-            return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
-
-        self.results = state["results"]
-        self.evaluated = state["evaluated"]
-        self.epochs_without_improvement = state["epochs_without_improvement"]
-        self._epoch = state["epoch_sums"]
-        self._point = state["point_sums"]
-        if arrays:
-            self._trainer.restore(state["trainer"], part(_PARAMETER), part(_OPTIMIZER))
-        if self.results["best"]:
-            self._best = part(_BEST) or part(_PARAMETER)
-            self.predictions = {n: bytes(a).decode() for n, a in part(_PREDICTIONS).items()}
-            self._best_is_new = True
-            self.save(with_checkpoint=False)
-
-
-def _check_finite(arrays: dict[str, np.ndarray], updates: int) -> None:
-    """Raise NotFiniteError before such a value is written."""
-    for name, array in arrays.items():
-        # The extremes are nan where a value is, and they need no array of booleans.
-        if array.size and not (math.isfinite(array.min()) and math.isfinite(array.max())):
-            raise NotFiniteError(
-                f"after update {updates}, {name.removeprefix(_PARAMETER)} holds values that are "
-                "not finite: nothing of it was saved; a lower --lr may help"
-            )
+    def header(self, identity: dict, environment: dict) -> dict:
+        """Return what metrics.json says before the results."""
+        data, options = self.data, self.options
+        return {
+            "task": data.task.name,
+            "seed": options.seed,
+            "arguments": identity["arguments"],
+            "environment": {"Python": platform.python_version(), **environment},
+            "num_parameters": self.num_parameters,
+            "data": {
+                "train": length_statistics(data.train, options.batch_size, options.seed),
+                **{f"dev{suffix}": length_statistics(part) for suffix, part in data.dev.items()},
+            },
+        }

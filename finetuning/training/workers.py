@@ -1,7 +1,7 @@
-"""Who computes what: the devices of this process, and the processes (ranks) of a job.
+"""Devices and ranks: the devices of this process, and the processes (ranks) of a job.
 
-A batch is divided among all devices of all ranks, and what each finds is added up, so that every
-device ends an update with the same parameters, and with those that one device would have.
+A batch is divided among all devices of all ranks and their gradients are summed, so every device
+ends an update with the same parameters: those that one device would have.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ import mxnet as mx
 import numpy as np
 from mxnet.gluon import Block
 
+from bert import runtime
+from bert.errors import UserError
 from bert.parameters import parameters_of
+from finetuning.flags import Options
 
 
 class Workers:
@@ -30,7 +33,7 @@ class Workers:
     ctx : list of mx.Context
     ranks : int
     first : bool
-        Whether this process is the one that writes files and speaks.
+        Whether this process is the one that writes files and prints.
     """
 
     def __init__(self, ctx: list[mx.Context], horovod=None):
@@ -55,18 +58,18 @@ class Workers:
         return self._rank * len(self.ctx) + device
 
     def shares(self, indices: np.ndarray) -> list[np.ndarray]:
-        """Return what each device of this process has of a batch; a share may be empty.
+        """Return each device's share of a batch, for the devices of this process; one may be empty.
 
-        Every example is in one share of one rank. Batches are sorted by length: dealt out like
-        cards, the shares have about as many tokens.
+        Every example is in one share of one rank. Batches are sorted by length, so taking
+        every n-th example gives shares of about equally many tokens.
         """
         return [indices[self.number(i) :: self.count] for i in range(len(self.ctx))]
 
     def add_up(self, name: str, arrays: list[list[mx.nd.NDArray]]) -> None:
         """Replace arrays, each there once on every device, by their sums over devices and ranks.
 
-        Every rank must come by here with the same names in the same order, and what is named so
-        must have been waited for, or be an input of what is now added up.
+        Every rank must call this with the same names in the same order. A name may be used again
+        only when its earlier sum was waited for, or is an input of this one.
         """
         if self._store:
             for i, copies in enumerate(arrays):
@@ -101,7 +104,7 @@ class Workers:
     def same_checkpoint(
         self, saved: tuple[dict, dict[str, np.ndarray]] | None
     ) -> tuple[dict, dict[str, np.ndarray]] | None:
-        """Return on every rank what the first was given: a checkpoint, or None."""
+        """Return on every rank the first rank's argument: a checkpoint, or None."""
         if self.ranks == 1:
             return saved
         state, arrays = saved or (None, {})
@@ -124,7 +127,7 @@ class Workers:
         return self._horovod.broadcast(array, root_rank=0, name=f"saved/{name}").asnumpy()
 
     def merge(self, rows: dict[int, np.ndarray], shape: tuple[int, int]) -> np.ndarray:
-        """Return an array with the rows, by their index, that the ranks have found.
+        """Return an array of the rows that the ranks computed, each at its index.
 
         Parameters
         ----------
@@ -140,3 +143,22 @@ class Workers:
         array = mx.nd.array(merged)
         self.add_up("rows", [[array]])  # a number and zeros: exactly the number
         return array.asnumpy()
+
+
+def open_workers(options: Options) -> Workers:
+    """Return the devices to train on; UserError says what a GPU, or Horovod, is missing."""
+    horovod = None
+    if options.comm_backend == "horovod":
+        import horovod.mxnet as horovod
+
+        horovod.init()
+    if options.gpu is None:
+        return Workers([mx.cpu()], horovod)
+    missing = runtime.why_no_gpu()
+    if missing:
+        raise UserError(f"--gpu: {missing}")
+    numbers = options.gpu or [horovod.local_rank() if horovod else 0]
+    count = mx.context.num_gpus()
+    if max(numbers) >= count:
+        raise UserError(f"--gpu {max(numbers)}: there are {count}, numbered from 0")
+    return Workers([mx.gpu(number) for number in numbers], horovod)

@@ -19,7 +19,7 @@ from bert.classifier import BERTClassifier
 from bert.modeling import BERTModel
 from bert.parameters import parameters_of
 from dataset import TokenizedExamples
-from finetuning.training.trainer import _inputs
+from finetuning.training.inputs import network_inputs
 
 EPS = 1e-12
 
@@ -369,7 +369,7 @@ def test_the_whole_networks_gradients_equal_the_stock_operators(tiny_config):
     for net in (stock, fused):
         net.hybridize(static_alloc=True)
         with autograd.record():
-            logits = net(*_inputs(net, examples, np.arange(len(examples)), mx.cpu(), 1))
+            logits = net(*network_inputs(net, examples, np.arange(len(examples)), mx.cpu(), 1))
         logits.backward(mx.nd.array(np.random.default_rng(0).normal(size=logits.shape)))
         outputs.append(logits.asnumpy())
         gradients.append({k: p.grad().asnumpy() for k, p in parameters_of(net).items()})
@@ -392,7 +392,7 @@ from bert.classifier import BERTClassifier
 from bert.modeling import BERTConfig, BERTModel
 from bert.parameters import parameters_of
 from test_native import random_examples
-from finetuning.training.trainer import _inputs
+from finetuning.training.inputs import network_inputs
 config = BERTConfig(40, num_layers=2, units=32, hidden_size=64, num_heads=4, max_length=48)
 net = BERTClassifier(BERTModel(config, 0.1, True), 2, 0.0)
 net.initialize()
@@ -403,7 +403,7 @@ net.bert.fuse()
 digests = set()
 for _ in range(5):
     with autograd.record():
-        logits = net(*_inputs(net, random_examples(config), np.arange(9), mx.cpu(), 7))
+        logits = net(*network_inputs(net, random_examples(config), np.arange(9), mx.cpu(), 7))
     logits.backward()
     arrays = [p.grad().asnumpy() for p in parameters_of(net).values()]
     digests.add(hashlib.sha256(b"".join(a.tobytes() for a in arrays)).hexdigest())

@@ -20,7 +20,6 @@ import traceback
 sys.path.insert(0, str(pathlib.Path.cwd()))
 
 import finetune_classifier
-from finetuning.flags import parse_args
 
 
 @contextlib.contextmanager
@@ -53,7 +52,7 @@ def run(argv, fsize=None, fail_sync=None):
         faults(fsize, fail_sync),
     ):
         try:
-            code = finetune_classifier.command(parse_args("", argv))
+            code = finetune_classifier.main(argv)
         except SystemExit as exit:
             code = exit.code
         except BaseException:

@@ -10,19 +10,23 @@ import mxnet as mx
 import numpy as np
 import pytest
 from conftest import WORDS, sentence_pairs
+from helpers import make_updates, options
 from mxnet.gluon.loss import SoftmaxCrossEntropyLoss
 
 import dataset
-import optimizer
-from bert.classifier import BERTClassifier
+from bert.classifier import BERTClassifier, Classifier
 from bert.errors import UserError
 from bert.files import SaveError, write_text
 from bert.modeling import BERTModel
 from bert.parameters import parameters_of, read_params, write_params
 from bert.tokenizer import SPECIAL_TOKENS, BERTTokenizer
+from finetuning.data.splits import Data
+from finetuning.data.tasks import find_task
 from finetuning.training import checkpoint
+from finetuning.training.inputs import NotFiniteError
 from finetuning.training.run import Run
-from finetuning.training.trainer import NotFiniteError, Trainer
+from finetuning.training.state import RunState
+from finetuning.training.trainer import Trainer
 from finetuning.training.workers import Workers
 
 OPTIMIZERS = pytest.mark.parametrize("name", ["bertadam", "adamw", "adam", "sgd"])
@@ -143,12 +147,10 @@ def make_trainer(tiny_config, tmp_path):
         net = BERTClassifier(BERTModel(tiny_config, dropout=0.1, cls_only=True))
         net.initialize(ctx=mx.cpu())
         net.hybridize(static_alloc=True)
-        rates = {"max_updates": None, "lr": 1e-2, "warmup_ratio": 0.0, "seed": 1}
+        rates = {"optimizer": name, "lr": 1e-2, "warmup_ratio": 0.0, "seed": 1}
         sizes = {"batch_size": 4, "accumulate": 2, "epochs": 2}  # 10 updates
-        opt = optimizer.create(name, 0.01, 1e-6)
-        return Trainer(
-            net, tokens, loss, opt, Workers([mx.cpu()]), skip_nonfinite=skip, **rates, **sizes
-        )
+        chosen = options(**rates, **sizes, skip_nonfinite=skip)
+        return Trainer(net, tokens, loss, Workers([mx.cpu()]), chosen)
 
     return make
 
@@ -165,25 +167,23 @@ def equal(a, b) -> bool:
 @OPTIMIZERS
 def test_a_trainer_continues_where_another_stood(name, make_trainer):
     whole = make_trainer(name, SoftmaxCrossEntropyLoss())
-    whole.run_until(10, lambda _: False)
+    make_updates(whole, 10)
     first = make_trainer(name, SoftmaxCrossEntropyLoss())
-    first.run_until(3, lambda _: False)
+    make_updates(first, 3)
     second = make_trainer(name, SoftmaxCrossEntropyLoss(), seed=2)
     assert not equal(second.parameter_arrays(), first.parameter_arrays())
     second.restore(first.position(), first.parameter_arrays(), first.optimizer_arrays())
     assert equal(weights_and_states(second), weights_and_states(first))
-    second.run_until(10, lambda _: False)
+    make_updates(second, 10)
     assert equal(weights_and_states(second), weights_and_states(whole))
 
 
 def test_the_speed_is_of_all_training_so_far_from_the_first_update_on(make_trainer):
     trainer, speeds = make_trainer("adamw", SoftmaxCrossEntropyLoss()), []
 
-    def on_update(progress):
-        speeds.append((progress.samples_per_second, trainer.samples / trainer.seconds))
-
-    trainer.run_until(3, on_update)
-    trainer.run_until(6, on_update)
+    for stop in (3, 6):
+        for progress in trainer.updates_until(stop):
+            speeds.append((progress.samples_per_second, trainer.samples / trainer.seconds))
     assert len(speeds) == 6 and all(told == true for told, true in speeds)
 
 
@@ -192,21 +192,21 @@ def test_the_speed_is_of_all_training_so_far_from_the_first_update_on(make_train
 def test_a_loss_that_is_not_finite_never_reaches_the_parameters(name, value, make_trainer):
     # Batch 6 is the second of update 3.
     trainer = make_trainer(name, BadAt(6, value), skip=1)
-    trainer.run_until(2, lambda _: False)
+    make_updates(trainer, 2)
     before, seen = weights_and_states(trainer), []
-    trainer.run_until(3, lambda progress: seen.append(progress) or False)
+    seen += make_updates(trainer, 3)
     after = weights_and_states(trainer)
     assert seen[0].problem and trainer.skipped == 1
     before.pop("state count"), after.pop("state count")
     assert equal(before, after)
-    trainer.run_until(10, lambda progress: seen.append(progress) or False)
+    seen += make_updates(trainer, 10)
     assert [progress.problem is None for progress in seen] == [False] + [True] * 7
 
 
 def test_a_run_stops_at_a_number_that_is_not_finite_and_says_where(make_trainer):
     trainer = make_trainer("bertadam", BadAt(6))
     with pytest.raises(NotFiniteError) as error:
-        trainer.run_until(10, lambda _: False)
+        make_updates(trainer, 10)
     rows = dataset.training_batches(trainer._examples.lengths, 8, 1, 1)[2]
     rows = ", ".join(str(row + 1) for row in sorted(rows))
     message = str(error.value)
@@ -217,17 +217,20 @@ def test_a_run_stops_at_a_number_that_is_not_finite_and_says_where(make_trainer)
 
 def test_no_checkpoint_holds_a_value_that_is_not_finite(make_trainer, tmp_path):
     trainer = make_trainer("adamw", SoftmaxCrossEntropyLoss())
-    run = Run(tmp_path / "out", trainer, {}, {}, {}, keep_checkpoints=1)
+    classifier = Classifier(trainer._net, None, {})
+    data = Data(find_task("MRPC"), trainer._examples, {"": trainer._examples})
+    run = Run(trainer._options, classifier, data, tmp_path / "out", Workers([mx.cpu()]))
+    state = RunState(run, trainer)
     (tmp_path / "out").mkdir()
-    trainer.run_until(2, lambda _: False)
-    run.save(with_checkpoint=True)
-    run.wait()
+    make_updates(trainer, 2)
+    state.save(with_checkpoint=True)
+    state.wait()
     before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     # A finite gradient at too high a rate: no loss shows it before the next update.
     parameters_of(trainer._net)["classifier.1.weight"].data()[0, 3] = math.inf
-    run.save(with_checkpoint=True)
+    state.save(with_checkpoint=True)
     with pytest.raises(NotFiniteError, match=r"classifier\.1\.weight"):
-        run.wait()
+        state.wait()
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 

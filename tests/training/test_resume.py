@@ -204,7 +204,7 @@ def test_a_run_is_resumed_with_what_it_was_begun_with_only(
     before = {path: path.read_bytes() for path in out.iterdir() if path.name != "train.log"}
     run = resume(runner, tiny_bert, data, out, "--lr", "2e-3", "--seed", "3")
     assert run["code"] == 2, run
-    assert "--lr was 0.001 and is 0.002" in run["err"] and "--seed was 2 and is 3" in run["err"]
+    assert "--lr was 0.001, now 0.002" in run["err"] and "--seed was 2, now 3" in run["err"]
 
     changed = tmp_path / "changed"
     shutil.copytree(data, changed)
@@ -212,7 +212,7 @@ def test_a_run_is_resumed_with_what_it_was_begun_with_only(
     header, *rows = train.read_text().splitlines()
     train.write_text("\n".join([header, *(row + " a dog" for row in rows)]) + "\n")
     run = resume(runner, tiny_bert, changed, out)
-    assert run["code"] == 2 and "the training data are not what they were" in run["err"]
+    assert run["code"] == 2 and "the training data have changed" in run["err"]
     assert "dev data" not in run["err"]
     after = {path: path.read_bytes() for path in out.iterdir() if path.name != "train.log"}
     assert after == before, "a refusal has changed a file"
@@ -272,7 +272,7 @@ def test_a_signal_is_answered_after_the_update_and_a_second_one_at_once(tiny_ber
     process = start(tiny_bert, large, tmp_path / "other", *flags)
     wait_for(process, "update")
     process.send_signal(signal.SIGINT)
-    assert any("a second signal ends at once" in line for line in process.stderr)
+    assert any("a second signal quits without saving" in line for line in process.stderr)
     process.send_signal(signal.SIGTERM)
     assert finish(process)[0] == 143
 

@@ -15,12 +15,12 @@ import mxnet as mx
 import numpy as np
 import pytest
 from conftest import ROOT, cpus, new_net, run_script, write_mrpc
-from helpers import same
+from helpers import make_updates, options, same
 from mxnet.gluon.loss import SoftmaxCrossEntropyLoss
 
-import optimizer
 from bert.parameters import read_params
-from finetuning.training.trainer import Trainer, predict
+from finetuning.training.evaluation import predict
+from finetuning.training.trainer import Trainer
 from finetuning.training.workers import Workers
 
 UPDATES = 20
@@ -35,19 +35,18 @@ def trained(config, start, examples, workers, name="adamw", batch_size=8, accumu
         net,
         examples,
         SoftmaxCrossEntropyLoss(),
-        optimizer.create(name, 0.01, 1e-6),
         workers,
-        batch_size=batch_size,
-        accumulate=accumulate,
-        epochs=100,
-        max_updates=UPDATES,
-        lr=1e-3,
-        warmup_ratio=0.1,
-        seed=3,
-        skip_nonfinite=0,
+        options(
+            optimizer=name,
+            batch_size=batch_size,
+            accumulate=accumulate,
+            epochs=100,
+            training_steps=UPDATES,
+            lr=1e-3,
+            seed=3,
+        ),
     )
-    losses = []
-    trainer.run_until(UPDATES, lambda progress: losses.append(progress.loss) or False)
+    losses = [progress.loss for progress in make_updates(trainer, UPDATES)]
     return trainer.parameter_arrays(), losses, net
 
 
@@ -86,13 +85,13 @@ def test_devices_drop_different_units(tiny_config, start, examples):
     net = new_net(tiny_config, start, workers, dropout=0.5)
     twice = examples.take(np.array([0, 0]))
     trainer = Trainer(
-        *(net, twice, SoftmaxCrossEntropyLoss(), optimizer.create("sgd", 0.0, 1e-6), workers),
-        **{"batch_size": 2, "accumulate": 1, "epochs": 1, "max_updates": 1, "lr": 0.0},
-        **{"warmup_ratio": 0.0, "seed": 3, "skip_nonfinite": 0},
+        *(net, twice, SoftmaxCrossEntropyLoss(), workers),
+        options(optimizer="sgd", batch_size=2, epochs=1, training_steps=1, lr=0.0, seed=3),
     )
+    trainer.updates = 1
     losses = []
     for device, ctx in enumerate(workers.ctx):
-        seed = trainer._seed_of(1, device)
+        seed = trainer._dropout_seed(device)
         mx.random.seed(seed, ctx)
         losses.append(trainer._backward(np.array([0]), ctx, seed).asscalar())
     assert losses[0] != losses[1]
@@ -183,14 +182,14 @@ COUNTING = """
 import os, sys
 sys.path.insert(0, os.getcwd())
 import numpy as np
-import finetune_classifier, training
+import finetune_classifier
 from finetuning.flags import parse_args
 seen, backward = [], training.Trainer._backward
 def counting(self, indices, *rest):
     seen.extend(indices.tolist())
     return backward(self, indices, *rest)
 training.Trainer._backward = counting
-code = finetune_classifier.command(parse_args("", sys.argv[2:]))
+code = finetune_classifier.main(sys.argv[2:])
 np.save(f"{sys.argv[1]}/seen-{os.environ['HOROVOD_RANK']}.npy", seen)
 sys.exit(code)
 """

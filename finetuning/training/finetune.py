@@ -1,0 +1,220 @@
+"""What finetune_classifier.py does, from the options to the last file."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import mxnet as mx
+import numpy as np
+from mxnet.contrib import amp
+
+from bert import native, runtime
+from bert.classifier import config_text, load_classifier
+from bert.errors import UserError
+from bert.files import read_json, write_json, write_text
+from bert.parameters import read_params, set_parameters
+from finetuning import console
+from finetuning.console import log
+from finetuning.data import summary
+from finetuning.data.splits import read_splits, tokenize_splits
+from finetuning.data.tasks import task_from_config, task_to_config
+from finetuning.flags import MODEL_DEFAULTS, Options, replace
+from finetuning.results import model_card
+from finetuning.training import checkpoint, repeats
+from finetuning.training.check import try_longest_batch
+from finetuning.training.evaluation import (
+    Evaluation,
+    labels_of,
+    log_predictions,
+    logits_of,
+    predict_test,
+)
+from finetuning.training.loop import train
+from finetuning.training.run import Run
+from finetuning.training.start import new_classifier
+from finetuning.training.workers import Workers, open_workers
+
+
+def finetune(options: Options) -> None:
+    """Do what the options say, as the only process that writes to --output_dir."""
+    folder = Path(options.output_dir) if options.output_dir and not options.check else None
+    workers = open_workers(options)
+    with checkpoint.locked(folder) if folder and workers.first else nullcontext():
+        if folder and workers.first and not options.only_inference:
+            check_output_folder(options, folder)
+        run = prepare(options, folder, workers)
+        if options.check:
+            check(run)
+        elif options.only_inference:
+            evaluate_only(run)
+        elif options.folds:
+            repeats.cross_validate(run, train_and_report)
+        elif options.seeds:
+            repeats.train_seeds(run, train_and_report)
+        else:
+            train_and_report(run)
+
+
+def prepare(options: Options, folder: Path | None, workers: Workers) -> Run:
+    """Load the classifier and the data, and print what is about to be trained on what."""
+    trained = classifier = None
+    if options.dtype == "float16":
+        amp.init("float16")  # from now on MXNet puts casts around the operators of every network
+    if options.model_parameters:
+        classifier = load_classifier(options.model_parameters, options.dropout, workers.ctx)
+        options = with_model_config(options, classifier.config)
+        trained = task_from_config(classifier.config)
+        classifier.config.pop("calibration", None)  # it was fitted to the parameters at the start
+    splits = read_splits(options, trained)
+    if classifier is None:
+        classifier = new_classifier(options, splits.task, workers.ctx)
+    classifier.config.update(task_to_config(splits.task))
+    if workers.first:
+        console.start_logging(folder / "train.log" if folder else None)
+    fused = workers.ctx[0].device_type == "cpu" and not options.no_native
+    unavailable = classifier.compile(fused, options.dtype == "bfloat16")
+    summary.log_bad_rows(splits.bad_rows, folder if workers.first else None)
+    data = tokenize_splits(splits, classifier.tokenizer, options.max_len, options.class_weights)
+    summary.log_data(data)
+    run = Run(options, classifier, data, folder, workers)
+    log_machine(run, unavailable)
+    return run
+
+
+def with_model_config(options: Options, config: dict) -> Options:
+    """Take from a trained model's config what it decides; UserError where a flag contradicts it."""
+    for name in MODEL_DEFAULTS:
+        given, trained = getattr(options, name), config.get(name)
+        if given is not None and given != trained:
+            raise UserError(f"--{name} {given}: --model_parameters was trained with {trained}")
+    return replace(options, **{name: config.get(name) for name in MODEL_DEFAULTS})
+
+
+def check_output_folder(options: Options, folder: Path) -> None:
+    """Raise UserError where a new run would overwrite files that are not its own."""
+    source = options.model_parameters or options.pretrained_bert_parameters
+    if source:
+        path = Path(source).resolve()
+        if folder.resolve() == (path if path.is_dir() else path.parent):
+            raise UserError(
+                f"--output_dir {folder} is where the model to start from is: choose another folder"
+            )
+    folders = (folder, *folder.glob("fold_*"), *folder.glob("seed-*"))
+    if any(map(checkpoint.holds_run, folders)) and not (options.resume or options.overwrite):
+        raise UserError(
+            f"{folder} already holds a run: pass --resume to continue it, --overwrite to replace "
+            "it, or choose another --output_dir"
+        )
+
+
+def check(run: Run) -> None:
+    """Print examples as the model sees them, and try one batch."""
+    data = run.data
+    examples = data.train or next(iter((data.dev | data.test).values()))
+    summary.log_examples(data.task, examples, run.classifier.tokenizer)
+    if data.train:
+        try_longest_batch(run)
+
+
+def evaluate_only(run: Run) -> None:
+    """Measure --model_parameters on the dev split, and predict the test split."""
+    results: dict = {"task": run.data.task.name}
+    if run.data.dev:
+        evaluation = Evaluation(run)
+        results |= {"dev": evaluation.metrics, **evaluation.by_class()}
+        console.log_scores(evaluation.metrics)
+        if "per_class" in results:
+            console.log_classes(results)
+    predict_test(run, results)
+    if run.output:
+        write_json(run.output / "eval_metrics.json", results)
+        log.info(f"written to {run.output / 'eval_metrics.json'}")
+
+
+def train_and_report(run: Run) -> dict:
+    """Train one model, predict the test splits with the best, and leave all files in its folder.
+
+    Where --resume finds the run finished, only what follows the training is done again.
+
+    Returns
+    -------
+    dict
+        The content of metrics.json; empty on all ranks but the first.
+    """
+    train(run)
+    folder = run.output
+    results = read_json(folder / "metrics.json") if folder else {}
+    if run.data.test:
+        if folder:
+            best = folder / "model.params"
+            set_parameters(run.classifier.net, read_params(best), run.workers.ctx, best)
+        run.workers.same_parameters(run.classifier.net)
+        predict_test(run, results)
+    if not folder:
+        return results
+    if run.data.test:
+        write_json(folder / "metrics.json", results)
+    if run.options.calibrate:
+        calibrate(folder)
+    model_card.write(folder, results, log.warning)
+    task = run.data.task
+    if run.data.dev_texts and not task.regression:
+        logits = logits_of((folder / "dev_predictions.tsv").read_text(encoding="utf-8"))
+        log_predictions(run.data.dev_texts, logits, task)
+    console.log_epochs(results, task.metrics[0])
+    files = (*checkpoint.RESULT_FILES, "README.md", "train.log")
+    there = [name for name in files if (folder / name).exists()]
+    log.info(f"files in {folder}: {', '.join(there)}")
+    texts = ' --text_b "…"' if task.text_b_column else ""
+    log.info(f'predict with: python3 predict.py --model_dir {folder} --text_a "…"{texts}')
+    return results
+
+
+def calibrate(folder: Path) -> None:
+    """Fit temperature and threshold to the best epoch's dev logits, into config.json."""
+    from finetuning.results import calibration  # scikit-learn comes with it
+
+    text = (folder / "dev_predictions.tsv").read_text(encoding="utf-8")
+    config = read_json(folder / "config.json")
+    names = config["label2id"]
+    label = np.array([names[name] for name in labels_of(text)])
+    found = calibration.fit(logits_of(text), label)
+    vocabulary = (folder / "vocab.txt").read_bytes().decode()
+    calibrated = config_text({**config, "calibration": found}, vocabulary)
+    write_text(folder / "config.json", calibrated)
+    log.info(
+        f"\ncalibrated on the {len(label)} dev examples: temperature {found['temperature']:.3f}, "
+        f"expected calibration error {found['ece_before']:.4f} before, {found['ece_after']:.4f} "
+        "after"
+    )
+    if "threshold" in found:
+        log.info(
+            f"threshold {found['threshold']:.4f} for label {list(names)[1]!r}: F1 "
+            f"{found['f1_before']:.4f} at 0.5, {found['f1_after']:.4f} with it"
+        )
+
+
+def log_machine(run: Run, unavailable: str | None) -> None:
+    """Print model and device; ``unavailable`` says why the fused operators are not used."""
+    options, net = run.options, run.classifier.net
+    if unavailable:
+        log.info(f"warning   fused operators unavailable, training will be slower: {unavailable}")
+    sizes = net.bert.config
+    name = options.bert_model or f"bert_{sizes.num_layers}_{sizes.units}_{sizes.num_heads}"
+    source = options.model_parameters or options.pretrained_bert_parameters or options.bert_dataset
+    name = f"{name}, {source}" if source else name
+    log.info(f"model     {name}, {run.num_parameters:,} parameters")
+    operators = "fused" if net.bert.fused else "stock"
+    if options.dtype == "bfloat16":
+        units = runtime.bfloat16_units()
+        if units is None:
+            log.info("warning   this processor emulates bfloat16, which is slower than float32")
+        operators += f" operators, bfloat16 products{f' by {units}' if units else ''}"
+    else:
+        operators += f" operators, {options.dtype}"
+        operators += " products by AMX" if net.bert.fused and native.amx else ""
+    log.info(
+        f"device    {run.workers}, {runtime.num_threads()} threads, MXNet {mx.__version__}, "
+        f"{operators}"
+    )

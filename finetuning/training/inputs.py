@@ -1,0 +1,60 @@
+"""What a network takes, and what may go wrong while it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import mxnet as mx
+import numpy as np
+
+from bert.classifier import BERTClassifier
+from bert.errors import RunError
+from dataset import TokenizedExamples, packed_batch, padded_batch
+
+# What MXNet's messages say where memory is lacking; the last is oneDNN's, without scratch space.
+_OUT_OF_MEMORY = ("Failed to allocate", "bad_alloc", "out of memory", "not execute a primitive")
+
+
+class NotFiniteError(RunError):
+    """A loss, a gradient or an output is no longer a finite number."""
+
+
+class OutOfMemoryError(RunError):
+    """A batch needs more memory than there is."""
+
+
+def network_inputs(
+    net: BERTClassifier,
+    examples: TokenizedExamples,
+    indices: np.ndarray,
+    ctx: mx.Context,
+    dropout_seed: int | None = None,
+) -> list[mx.nd.NDArray]:
+    """Return a batch as the network takes it: padded, or packed for the fused operators.
+
+    Without ``dropout_seed`` the fused operators drop nothing; the stock operators ask autograd.
+    """
+    if net.bert.fused:
+        rate = 0 if dropout_seed is None else round(net.bert.dropout * 2**24)
+        dropout = np.array([dropout_seed or 0, rate], np.int32)
+        arrays = (*packed_batch(examples, indices), dropout)
+    else:
+        arrays = padded_batch(examples, indices)
+    return [mx.nd.array(array, ctx, array.dtype) for array in arrays]
+
+
+@contextmanager
+def memory_for(examples: TokenizedExamples, batches: list[np.ndarray], flag: str) -> Iterator[None]:
+    """Turn MXNet's and NumPy's failure to allocate into an OutOfMemoryError that names ``flag``."""
+    try:
+        yield
+    except (mx.MXNetError, MemoryError) as error:
+        lacking = isinstance(error, MemoryError) or any(s in str(error) for s in _OUT_OF_MEMORY)
+        if not lacking:
+            raise
+        longest = max(int(examples.lengths[indices].max()) for indices in batches)
+        raise OutOfMemoryError(
+            f"there is not enough memory for a batch of {max(map(len, batches))} examples of up to "
+            f"{longest} tokens: lower {flag}, or --max_len"
+        ) from None

@@ -1,0 +1,51 @@
+"""The classifier that training starts from: a pretrained BERT with a new head, or a trained one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mxnet as mx
+
+from bert import zoo
+from bert.classifier import BERTClassifier, Classifier
+from bert.convert import config_to_huggingface
+from bert.errors import UserError
+from finetuning.data.tasks import Task
+from finetuning.flags import MODEL_DEFAULTS, Options
+from finetuning.training.trainer import seed_of
+
+
+def new_classifier(options: Options, task: Task, ctx: list[mx.Context]) -> Classifier:
+    """Put a new head on the pretrained BERT that the options name."""
+    source = find_pretrained(options)
+    bert, tokenizer = zoo.load(source, ctx, dropout=options.dropout, cls_only=True)
+    if options.max_len > bert.config.max_length:
+        raise UserError(
+            f"--max_len {options.max_len}: this BERT has {bert.config.max_length} positions"
+        )
+    net = BERTClassifier(bert, task.outputs, options.dropout)
+    initialize_head(net, options.seed, ctx)
+    config = {
+        **config_to_huggingface(bert.config),
+        "architectures": ["BertForSequenceClassification"],
+        "hidden_dropout_prob": options.dropout,
+        "attention_probs_dropout_prob": options.dropout,
+        "do_lower_case": tokenizer.do_lower_case,
+        **{name: getattr(options, name) for name in MODEL_DEFAULTS},
+        "bert_revision": source.revision,
+    }
+    return Classifier(net, tokenizer, config)
+
+
+def find_pretrained(options: Options) -> zoo.Pretrained:
+    """Find the files of the pretrained BERT."""
+    path = options.pretrained_bert_parameters
+    if path and not Path(path).is_dir():
+        return zoo.find_params(Path(path), options.bert_model, options.bert_dataset)
+    return zoo.find(path or options.bert_model, options.bert_dataset, options.revision)
+
+
+def initialize_head(net: BERTClassifier, seed: int, ctx: list[mx.Context]) -> None:
+    """Draw a new last layer; it is a function of the seed."""
+    mx.random.seed(seed_of(seed, 0), mx.cpu())  # Gluon draws on the CPU, whatever the devices are
+    net.classifier.initialize(ctx=ctx, force_reinit=True)
