@@ -168,7 +168,9 @@ class Updater:
         self._fused = fused and isinstance(optimizer, BERTAdam)
 
     def update(self, lr: float, examples: float) -> NDArray:
-        """Make one update from gradients that are summed over ``examples`` examples.
+        """Clip gradients that are summed over ``examples`` examples, and step.
+
+        ``bert/native/bert_adam.cc`` does the same for the fused operators.
 
         Returns
         -------
@@ -195,9 +197,8 @@ class Updater:
         for start in range(0, len(states), group):
             chunk = slice(start, start + group)
             indices = list(range(len(states)))[chunk]
-            arguments = (indices, self._weights[chunk], self._grads[chunk], states[chunk])
-            if group == 1:
-                arguments = (argument[0] for argument in arguments)
+            lists = (indices, self._weights[chunk], self._grads[chunk], states[chunk])
+            arguments = [parts[0] for parts in lists] if group == 1 else lists
             self._optimizer.update_multi_precision(*arguments)
         return norm
 
@@ -223,7 +224,7 @@ class Updater:
             for i, array in enumerate(_as_tuple(state)):
                 array[:] = arrays[f"{i}:{name}"]
 
-    def _update_fused(self, lr: float, examples: int) -> NDArray:
+    def _update_fused(self, lr: float, examples: float) -> NDArray:
         optimizer, indices = self._optimizer, list(range(len(self._names)))
         optimizer._update_count(indices)
         scale, epsilon = optimizer.correction()

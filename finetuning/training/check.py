@@ -16,7 +16,7 @@ from finetuning.training.trainer import Trainer
 
 def try_longest_batch(run: Run) -> None:
     """Train on the longest batch, twice, and estimate time and memory of the run."""
-    train, options = run.data.train, run.options
+    train, options = run.train, run.options
     longest = train.take(np.argsort(-train.lengths, kind="stable")[: options.batch_size])
     two_updates = replace(options, epochs=2, training_steps=None)
     trainer = Trainer(run.classifier.net, longest, loss_for(run.data), run.workers, two_updates)

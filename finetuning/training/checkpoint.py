@@ -143,7 +143,7 @@ def fingerprint(arrays: Iterable[np.ndarray | NDArray]) -> str:
         if isinstance(array, NDArray):
             array = array.asnumpy()
         digest = hashlib.sha256(f"{array.dtype} {array.shape};".encode())
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         return digest.digest()
 
     with ThreadPoolExecutor(runtime.physical_cores()) as executor:
@@ -153,7 +153,7 @@ def fingerprint(arrays: Iterable[np.ndarray | NDArray]) -> str:
 class BackgroundWriter:
     """Writes files while training goes on; one job at a time, so they come in order."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(max_workers=1)
         self._job: Future | None = None
 

@@ -38,12 +38,12 @@ from finetuning.training.workers import Workers, open_workers
 
 def finetune(options: Options) -> None:
     """Do what the options say, as the only process that writes to --output_dir."""
-    folder = Path(options.output_dir) if options.output_dir and not options.check else None
     workers = open_workers(options)
-    with checkpoint.locked(folder) if folder and workers.first else nullcontext():
-        if folder and workers.first and not options.only_inference:
+    folder = output_folder(options) if workers.first else None
+    with checkpoint.locked(folder) if folder else nullcontext():
+        if folder and not options.only_inference:
             check_output_folder(options, folder)
-        run = prepare(options, folder, workers)
+        run = prepare(options, workers)
         if options.check:
             check(run)
         elif options.only_inference:
@@ -56,7 +56,12 @@ def finetune(options: Options) -> None:
             train_and_report(run)
 
 
-def prepare(options: Options, folder: Path | None, workers: Workers) -> Run:
+def output_folder(options: Options) -> Path | None:
+    """Return --output_dir; None where nothing is written."""
+    return Path(options.output_dir) if options.output_dir and not options.check else None
+
+
+def prepare(options: Options, workers: Workers) -> Run:
     """Load the classifier and the data, and print what is about to be trained on what."""
     trained = classifier = None
     if options.dtype == "float16":
@@ -70,6 +75,7 @@ def prepare(options: Options, folder: Path | None, workers: Workers) -> Run:
     if classifier is None:
         classifier = new_classifier(options, splits.task, workers.ctx)
     classifier.config.update(task_to_config(splits.task))
+    folder = output_folder(options)
     if workers.first:
         console.start_logging(folder / "train.log" if folder else None)
     fused = workers.ctx[0].device_type == "cpu" and not options.no_native
@@ -77,7 +83,7 @@ def prepare(options: Options, folder: Path | None, workers: Workers) -> Run:
     summary.log_bad_rows(splits.bad_rows, folder if workers.first else None)
     data = tokenize_splits(splits, classifier.tokenizer, options.max_len, options.class_weights)
     summary.log_data(data)
-    run = Run(options, classifier, data, folder, workers)
+    run = Run(options, classifier, data, folder or Path(), workers, saves=folder is not None)
     log_machine(run, unavailable)
     return run
 

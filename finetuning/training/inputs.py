@@ -38,9 +38,9 @@ def network_inputs(
     if net.bert.fused:
         rate = 0 if dropout_seed is None else round(net.bert.dropout * 2**24)
         dropout = np.array([dropout_seed or 0, rate], np.int32)
-        arrays = (*packed_batch(examples, indices), dropout)
+        arrays = [*packed_batch(examples, indices), dropout]
     else:
-        arrays = padded_batch(examples, indices)
+        arrays = [*padded_batch(examples, indices)]
     return [mx.nd.array(array, ctx, array.dtype) for array in arrays]
 
 

@@ -32,7 +32,7 @@ def train(run: Run) -> None:
     """
     net, data = run.classifier.net, run.data
     run.workers.same_parameters(net)
-    trainer = Trainer(net, data.train, loss_for(data), run.workers, run.options)
+    trainer = Trainer(net, run.train, loss_for(data), run.workers, run.options)
     with closing(RunState(run, trainer)) as state:
         if start_or_resume(run, trainer, state):
             with signals.deferred():

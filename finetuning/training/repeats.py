@@ -29,7 +29,7 @@ def cross_validate(run: Run, train: Train) -> None:
     options, data = run.options, run.data
     reset = reset_of(run)
     scores = []
-    parts = folds(data.train.label, options.folds, options.seed, data.task.regression)
+    parts = folds(run.train.label, options.folds, options.seed, data.task.regression)
     for number, (rest, part) in enumerate(parts, start=1):
         log.info(
             f"\nfold {number} of {options.folds}: {len(rest)} for training, {len(part)} for "
@@ -38,8 +38,8 @@ def cross_validate(run: Run, train: Train) -> None:
         reset(options.seed)
         fold = Data(
             data.task,
-            data.train.take(rest),
-            {"": data.train.take(part)},
+            run.train.take(rest),
+            {"": run.train.take(part)},
             class_weights=data.class_weights,
         )
         folder = run.folder / f"fold_{number}"

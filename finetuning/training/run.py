@@ -13,7 +13,7 @@ import numpy as np
 from bert import native, runtime
 from bert.classifier import Classifier
 from bert.parameters import parameters_of
-from dataset import length_statistics
+from dataset import TokenizedExamples, length_statistics
 from finetuning.data.splits import Data
 from finetuning.flags import RESULT_ARGUMENTS, Options
 from finetuning.training import checkpoint
@@ -27,13 +27,20 @@ class Run:
     options: Options
     classifier: Classifier
     data: Data
-    folder: Path | None  # None: nothing is written
+    folder: Path
     workers: Workers
+    saves: bool = True  # False: nothing is written
 
     @property
     def output(self) -> Path | None:
         """The folder, on the one rank that writes into it."""
-        return self.folder if self.workers.first else None
+        return self.folder if self.saves and self.workers.first else None
+
+    @property
+    def train(self) -> TokenizedExamples:
+        """The training examples, in a run that trains."""
+        assert self.data.train is not None
+        return self.data.train
 
     @property
     def num_parameters(self) -> int:
@@ -50,7 +57,7 @@ class Run:
         return {
             "arguments": {name: getattr(self.options, name) for name in RESULT_ARGUMENTS},
             "contents": {
-                "training data": checkpoint.fingerprint(data.train.arrays()),
+                "training data": checkpoint.fingerprint(self.train.arrays()),
                 "dev data": checkpoint.fingerprint(dev_arrays),
                 "pretrained weights": checkpoint.fingerprint(weights),
             },
@@ -78,7 +85,7 @@ class Run:
             "environment": {"Python": platform.python_version(), **environment},
             "num_parameters": self.num_parameters,
             "data": {
-                "train": length_statistics(data.train, options.batch_size, options.seed),
+                "train": length_statistics(self.train, options.batch_size, options.seed),
                 **{f"dev{suffix}": length_statistics(part) for suffix, part in data.dev.items()},
             },
         }

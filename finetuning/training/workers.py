@@ -6,7 +6,9 @@ ends an update with the same parameters: those that one device would have.
 
 from __future__ import annotations
 
+import importlib
 import json
+from typing import Any
 
 import mxnet as mx
 import numpy as np
@@ -36,14 +38,14 @@ class Workers:
         Whether this process is the one that writes files and prints.
     """
 
-    def __init__(self, ctx: list[mx.Context], horovod=None):
+    def __init__(self, ctx: list[mx.Context], horovod: Any = None):
         self.ctx = ctx
         self._horovod = horovod
         self.ranks = horovod.size() if horovod else 1
         self._rank = horovod.rank() if horovod else 0
         self.first = self._rank == 0
         self._store = mx.kv.create("device") if len(ctx) > 1 else None
-        self._stored = set()
+        self._stored: set[str] = set()
 
     def __str__(self) -> str:
         devices = ", ".join(map(str, self.ctx))
@@ -109,9 +111,9 @@ class Workers:
             return saved
         state, arrays = saved or (None, {})
         about = {name: [str(a.dtype), a.shape] for name, a in arrays.items()}
-        head = json.dumps([state, about]).encode()
-        size = self._broadcast("size", np.array([len(head)], np.int64))
-        head = np.frombuffer(head, np.uint8) if self.first else np.zeros(size[0], np.uint8)
+        own = np.frombuffer(json.dumps([state, about]).encode(), np.uint8)
+        size = self._broadcast("size", np.array([len(own)], np.int64))
+        head = own if self.first else np.zeros(size[0], np.uint8)
         state, about = json.loads(bytes(self._broadcast("head", head)))
         if state is None:
             return None
@@ -147,10 +149,9 @@ class Workers:
 
 def open_workers(options: Options) -> Workers:
     """Return the devices to train on; UserError says what a GPU, or Horovod, is missing."""
-    horovod = None
+    horovod: Any = None
     if options.comm_backend == "horovod":
-        import horovod.mxnet as horovod
-
+        horovod = importlib.import_module("horovod.mxnet")
         horovod.init()
     if options.gpu is None:
         return Workers([mx.cpu()], horovod)
