@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the run ends where nothing is lost, or at once.
+"""Signals that ask a run to end: it ends where nothing is lost, or at once.
 
 Python runs its signal handlers between two lines of Python, which can be minutes apart while MXNet
 computes. So a thread of its own watches for the signals here. Nothing in this module needs MXNet:
@@ -14,6 +14,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# Ctrl-C, kill, a closed terminal or ssh session, and Slurm's warning before a time limit.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 _deferring = False
 _received: int | None = None
 
@@ -37,8 +39,10 @@ def listen() -> None:
     """From now on a signal ends the process at once, with the exit code and without a trace."""
     reader, writer = socket.socketpair()
     writer.setblocking(False)
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, lambda *_: None)  # the byte that it writes is what counts
+    for signum in _SIGNALS:
+        # What is ignored at the start stays ignored: nohup, a shell's background jobs.
+        if signal.getsignal(signum) != signal.SIG_IGN:
+            signal.signal(signum, lambda *_: None)  # the byte that it writes is what counts
     signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(reader,), daemon=True).start()
 

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ sys.path.insert(0, str(ROOT))
 
 from bert import runtime  # noqa: E402
 
+# A shell's background jobs ignore SIGINT, and their children would: here some must not.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 runtime.prepare(1)  # tiny networks want no second thread, least of all on a busy machine
 
 import mxnet as mx  # noqa: E402

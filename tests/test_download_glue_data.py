@@ -6,7 +6,6 @@ import hashlib
 import io
 import os
 import resource
-import signal
 import stat
 import subprocess
 import sys
@@ -315,8 +314,6 @@ def test_ctrl_c_ends_it_without_a_traceback(server, tmp_path):
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell's background jobs ignore SIGINT, and so do their children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not server.requests:
         time.sleep(0.05)

@@ -14,7 +14,7 @@ from bert.classifier import config_text, load_classifier
 from bert.errors import UserError
 from bert.files import read_json, write_json, write_text
 from bert.parameters import read_params, set_parameters
-from finetuning import console
+from finetuning import console, signals
 from finetuning.console import log
 from finetuning.data import summary
 from finetuning.data.splits import read_splits, tokenize_splits
@@ -149,6 +149,7 @@ def train_and_report(run: Run) -> dict:
         The content of metrics.json; empty on all ranks but the first.
     """
     train(run)
+    signals.check()
     folder = run.output
     results = read_json(folder / "metrics.json") if folder else {}
     if run.data.test:

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, write_mrpc
+from conftest import ROOT, run_script, write_mrpc
 
 from bert.parameters import read_params
 
@@ -275,6 +275,27 @@ def test_a_signal_is_answered_after_the_update_and_a_second_one_at_once(tiny_ber
     assert any("a second signal quits without saving" in line for line in process.stderr)
     process.send_signal(signal.SIGTERM)
     assert finish(process)[0] == 143
+
+
+@pytest.mark.parametrize("signum", [signal.SIGHUP, signal.SIGUSR1])
+def test_a_closed_terminal_and_a_time_limit_save_the_run(signum, tiny_bert, data, tmp_path):
+    process = start(tiny_bert, data, tmp_path / "out", "--epochs", "10000")
+    wait_for(process, "update")
+    process.send_signal(signum)
+    code, _, err = finish(process)
+    assert code == 128 + signum and signum.name in err
+    newest = max((tmp_path / "out").glob("checkpoint-*.params"))
+    assert read_params(newest)["parameter:classifier.1.bias"].any()
+
+
+def test_what_was_ignored_at_the_start_stays_ignored():
+    program = (
+        "import os, signal, time; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "from finetuning import signals; signals.listen()\n"
+        "os.kill(os.getpid(), signal.SIGHUP); time.sleep(0.5); print('alive')"
+    )
+    run = run_script("-c", program)
+    assert (run.returncode, run.stdout) == (0, "alive\n")
 
 
 def catches_sigterm(pid: int) -> bool:
