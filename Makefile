@@ -2,7 +2,7 @@
 # make test    the tests (minutes); make test-slow: those that take longer
 # make setup   what both begin with: .venv with the packages of requirements.lock
 # make setup-gpu   .venv-gpu, with MXNet for NVIDIA GPUs and NVIDIA's libraries (2 GB)
-# make setup-distributed   Horovod besides, for several processes and machines (compiles, 2 minutes)
+# make setup-distributed   Horovod besides, for several processes and machines (compiles, 3 minutes)
 # make bench   this project beside its peers (QUICK=1: one ratio, three minutes)
 # make lint    ruff
 # make lock    write requirements.lock anew from requirements.txt and pyproject.toml (needs uv)
@@ -18,12 +18,13 @@ INSTALLED := .venv/installed
 CAN_COMPILE = echo '\#include <Python.h>' | $${CC:-cc} -fsyntax-only -x c \
 	-I"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')" - 2>/dev/null
 
-# What Horovod is built with: MXNet alone, and Gloo to carry the messages (no MPI).
+# What Horovod is built with: MXNet alone, and Gloo to carry the messages (no MPI). Its sources are
+# older than GCC 13, which no longer includes two headers for them, and GCC 15, which checks
+# templates that nobody uses.
 HOROVOD := HOROVOD_WITH_MXNET=1 HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1 \
-	HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1
-# MXNet, which both Horovod's build and horovodrun load, needs names that NumPy has dropped.
-ALIASES := import numpy; vars(numpy).update(bool=bool, int=int, float=float, object=object, \
-	complex=complex, str=str)
+	HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 \
+	CXXFLAGS="$$CXXFLAGS -include cstdint -include stdexcept -Wno-template-body" \
+	MAKEFLAGS="-j$$(nproc)"
 
 .PHONY: setup setup-distributed setup-gpu demo test test-slow bench lint lock clean
 
@@ -55,13 +56,18 @@ $(INSTALLED): requirements.txt requirements.lock
 	fi
 	@touch $@
 
-setup-distributed: setup
-	$(BIN)/pip install --quiet --disable-pip-version-check wheel 'cmake<4'
-	mkdir -p .venv/aliases
-	echo '$(ALIASES)' > .venv/aliases/sitecustomize.py
-	. $(BIN)/activate && PYTHONPATH="$$PWD/.venv/aliases" $(HOROVOD) pip install --quiet \
+setup-distributed: .venv/distributed
+
+# CMake asks Python for MXNet's files, which imports it: NumPy must have its old names by then.
+.venv/distributed: $(INSTALLED)
+	@command -v $${CXX:-c++} >/dev/null || { echo "Horovod is compiled during installation: install a" \
+		"C++ compiler (Debian, Ubuntu: apt install g++)"; exit 2; }
+	$(BIN)/pip install --quiet --disable-pip-version-check 'cmake<4'
+	mkdir -p .venv/names
+	echo 'from bert.runtime import restore_numpy_names as r; r()' > .venv/names/sitecustomize.py
+	. $(BIN)/activate && PYTHONPATH="$$PWD/.venv/names:$$PWD" $(HOROVOD) pip install --quiet \
 		--disable-pip-version-check --no-build-isolation horovod==0.28.1
-	grep -q numpy $(BIN)/horovodrun || sed -i '/^import sys/a $(ALIASES)' $(BIN)/horovodrun
+	@touch $@
 
 setup-gpu: .venv-gpu/installed
 

@@ -120,13 +120,13 @@ def test_every_example_of_a_batch_is_in_one_share(size, ranks):
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-# With Horovod: real processes, started by horovodrun.
+# With Horovod: real processes, started by horovodrun.py.
 
 
 def job(*flags, ranks: int) -> list[str]:
     return [
-        *(str(Path(sys.executable).parent / "horovodrun"), "--gloo", "-np", str(ranks)),
-        *("-H", f"localhost:{ranks}", sys.executable, *map(str, flags)),
+        *(sys.executable, "horovodrun.py", "-np", str(ranks), "-H", f"localhost:{ranks}"),
+        *(sys.executable, *map(str, flags)),
     ]
 
 
@@ -134,7 +134,6 @@ def run_job(*flags, ranks=2, timeout=300, **options) -> subprocess.CompletedProc
     return subprocess.run(
         job(*flags, ranks=ranks),
         cwd=ROOT,
-        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -282,4 +281,6 @@ def test_without_horovod_it_is_one_sentence(training_flags):
     if importlib.util.find_spec("horovod") is not None:
         pytest.skip("Horovod is installed")
     run = alone(training_flags, "--comm_backend", "horovod")
+    assert run.returncode == 2 and "make setup-distributed" in run.stderr
+    run = alone(("horovodrun.py", "-np", "2", sys.executable, "finetune_classifier.py"))
     assert run.returncode == 2 and "make setup-distributed" in run.stderr
