@@ -418,7 +418,7 @@ def _build_parser(description: str) -> argparse.ArgumentParser:
         choices=("device", "horovod"),
         default="device",
         help="who adds up the gradients: MXNet, of the GPUs of one process; or Horovod, of the "
-        "processes that horovodrun has started (default: device)",
+        "processes that horovodrun.py has started (default: device)",
     )
     machine.add_argument(
         "--dtype",
