@@ -30,7 +30,7 @@ within() {
   # The first process of a namespace waits for orphans, which bash does: so there is no "exec".
   "${ALONE[@]}" bash -c 'root=$1; shift
     for folder in proc dev sys; do mount --rbind "/$folder" "$root/$folder" || exit; done
-    env -i HOME=/root PATH=/usr/bin:/bin chroot "$root" "$@"; exit' within "$root" "$@" </dev/null
+    chroot "$root" /usr/bin/env -i HOME=/root PATH=/usr/bin:/bin "$@"; exit' within "$root" "$@" </dev/null
 }
 
 remove() {
@@ -110,7 +110,7 @@ MIRROR=${MIRROR:-$(mirror)} || skip "/etc/apt names no mirror of Debian: MIRROR=
 mkdir -p "$MACHINES"
 exec 9>"$MACHINES/lock"
 flock -n 9 || die "another run uses $MACHINES"
-table=$(row machine Python NumPy demo accuracy tests) failed=0
+table=$(row machine Python NumPy demo dev-acc. tests) failed=0
 while read -r name release packages; do
   [[ $wanted = " " || $wanted = *" $name "* ]] || continue
   table+=$'\n'$(visit "$name" "$release" "$packages") || failed=1
