@@ -3,6 +3,7 @@
 # make setup   what both begin with: .venv with the packages of requirements.lock
 # make setup-gpu   .venv-gpu, with MXNet for NVIDIA GPUs and NVIDIA's libraries (2 GB)
 # make setup-distributed   Horovod besides, for several processes and machines (compiles, 3 minutes)
+# make test-machines   both on new root file systems of Debian 12, 13 and testing (root, debootstrap)
 # make bench   this project beside its peers (QUICK=1: one ratio, three minutes)
 # make lint    ruff
 # make lock    write requirements.lock anew from requirements.txt and pyproject.toml (needs uv)
@@ -24,7 +25,7 @@ HOROVOD := HOROVOD_WITH_MXNET=1 HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITHOUT_PYT
 	HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 \
 	CXXFLAGS="$$CXXFLAGS -include cstdint -include stdexcept" MAKEFLAGS="-j$$(nproc)"
 
-.PHONY: setup setup-distributed setup-gpu demo test test-slow bench lint lock clean
+.PHONY: setup setup-distributed setup-gpu demo test test-slow test-machines bench lint lock clean
 
 setup: $(INSTALLED)
 
@@ -92,6 +93,9 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -q -m slow
+
+test-machines:
+	tests/machines.sh
 
 bench: setup .venv-bench/installed
 	$(BIN)/python benchmarks/bench.py $(if $(QUICK),--quick)
