@@ -12,11 +12,12 @@ constexpr int kWidth = 8;
 #else
 constexpr int kWidth = 4;
 #endif
-typedef float Vec
-    __attribute__((vector_size(kWidth * sizeof(float)), aligned(sizeof(float)), may_alias));
+typedef float Vec __attribute__((vector_size(kWidth * sizeof(float))));
+// As it is in memory. Not for parameters: GCC 14 fails on Arm where they are of such a type.
+typedef Vec VecInMemory __attribute__((aligned(sizeof(float)), may_alias));
 
-inline Vec load(const float* from) { return *reinterpret_cast<const Vec*>(from); }
-inline void store(Vec value, float* to) { *reinterpret_cast<Vec*>(to) = value; }
+inline Vec load(const float* from) { return *reinterpret_cast<const VecInMemory*>(from); }
+inline void store(Vec value, float* to) { *reinterpret_cast<VecInMemory*>(to) = value; }
 
 inline int padded(int size) { return (size + kWidth - 1) / kWidth * kWidth; }
 
