@@ -1,4 +1,4 @@
-"""What must happen before ``import mxnet``: threads, names for NumPy, CUDA's libraries.
+"""What must happen before ``import mxnet``: threads, names for NumPy, shared libraries.
 
 Call :func:`prepare` first, then import MXNet.
 
@@ -21,6 +21,8 @@ import sys
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+
+from bert import libraries
 
 _CPU_TOPOLOGY = Path("/sys/devices/system/cpu")
 _ARCH_PRCTL = 158  # the system call's number on x86-64
@@ -73,7 +75,7 @@ def cpu_flags() -> set[str]:
 
 def bfloat16_units() -> str | None:
     """Return the name of the processor's units for bfloat16, if it has any that oneDNN uses."""
-    flags = cpu_flags()
+    flags = cpu_flags() if platform.machine() == "x86_64" else set()
     if "amx_bf16" in flags:
         return "AMX"
     return "AVX-512" if "avx512_bf16" in flags else None
@@ -83,7 +85,8 @@ def allow_amx() -> bool:
     """Ask Linux for the matrix units of AMX, for this process; tell whether it gives them."""
     request_permission, tile_data = 0x1023, 18  # ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
     return (
-        "amx_bf16" in cpu_flags()
+        platform.machine() == "x86_64"  # an emulated Arm shows the flags of the machine below
+        and "amx_bf16" in cpu_flags()
         and ctypes.CDLL(None).syscall(_ARCH_PRCTL, request_permission, tile_data) == 0
     )
 
@@ -109,8 +112,8 @@ def prepare(num_threads: int | None = None, bfloat16: bool = False) -> int:
     Raises
     ------
     SystemExit
-        MXNet or NumPy is not installed, or MXNet's wheel for GPUs cannot be imported because there
-        is no driver; a sentence on standard error says so.
+        MXNet or NumPy is not installed, or MXNet cannot be imported because there is no driver for
+        its wheel for GPUs, or another library is missing; a sentence on standard error says so.
     """
     if num_threads is None:
         asked = os.environ.get("OMP_NUM_THREADS", "")
@@ -129,6 +132,9 @@ def prepare(num_threads: int | None = None, bfloat16: bool = False) -> int:
     if "mxnet-cu112" in mxnet_wheels():
         load_cuda_libraries()
         _require_driver()
+    if complaint := libraries.complete():
+        print(complaint, file=sys.stderr)
+        raise SystemExit(2)
     try:
         restore_numpy_names()
         _import_mxnet()
@@ -339,6 +345,8 @@ def diagnosis() -> str:
             missing += [] if where else [name]
     if missing:
         lines.append("            make setup-gpu installs what is missing")
+    if complaint := libraries.complete():
+        lines.append(f"            {complaint}")
     try:
         restore_numpy_names()
         _import_mxnet()
