@@ -219,7 +219,8 @@ def _build(command: list[str], scratch: Path, library: Path) -> None:
     except subprocess.TimeoutExpired:
         raise NativeUnavailable(f"the C++ compiler took over {_BUILD_SECONDS} s") from None
     except subprocess.CalledProcessError as error:
-        complaint = (error.stderr.strip() or "no message").splitlines()[0]
+        lines = error.stderr.strip().splitlines() or ["no message"]
+        complaint = next((line for line in lines if "error: " in line), lines[0])
         raise NativeUnavailable(f"the C++ compiler failed: {complaint}") from None
     checksum = scratch / "sha256"
     checksum.write_text(hashlib.sha256(built.read_bytes()).hexdigest())
