@@ -73,6 +73,12 @@ def tiny_bert(tmp_path_factory, tiny_config) -> Path:
     return write_bert_directory(tmp_path_factory.mktemp("tiny") / "bert", tiny_config)
 
 
+@pytest.fixture
+def gluonnlp():
+    """The package; skipped on machines that could not compile it."""
+    return pytest.importorskip("gluonnlp", reason="gluonnlp is not installed: make setup says why")
+
+
 def gluonnlp_bert(config: BERTConfig):
     """Return gluonnlp's own BERTModel of these sizes, without pre-training heads."""
     import gluonnlp

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 
-import gluonnlp
 import mxnet as mx
 import numpy as np
 import pytest
@@ -226,7 +225,9 @@ def check_against_gluonnlp(ours, theirs, vocab_size):
         np.testing.assert_allclose(mine, other.asnumpy()[0], atol=1e-6)
 
 
-def test_gluonnlps_own_bert_is_read_with_its_vocabulary(tiny_config, tmp_path, monkeypatch):
+def test_gluonnlps_own_bert_is_read_with_its_vocabulary(
+    gluonnlp, tiny_config, tmp_path, monkeypatch
+):
     theirs = gluonnlp_bert(tiny_config)
     theirs.initialize(mx.init.Normal(0.05))
     theirs(mx.nd.ones((1, 3)), mx.nd.ones((1, 3)), mx.nd.array([3]))  # it then knows its shapes
@@ -247,7 +248,7 @@ def test_gluonnlps_own_bert_is_read_with_its_vocabulary(tiny_config, tmp_path, m
         zoo.find_params(path, "bert_12_768_12", "mine")
 
 
-def test_gluonnlp_reads_what_is_written_for_it(tiny_bert, tiny_config, tmp_path):
+def test_gluonnlp_reads_what_is_written_for_it(gluonnlp, tiny_bert, tiny_config, tmp_path):
     dst = tmp_path / "new/gluon"
     assert export.main([str(tiny_bert), str(dst), "--to", "gluon"]) == 0
     theirs = gluonnlp_bert(tiny_config)

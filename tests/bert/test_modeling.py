@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import gluonnlp
 import mxnet as mx
 import numpy as np
 import pytest
@@ -71,7 +70,9 @@ def test_padding_changes_no_logit(tiny_config):
     np.testing.assert_array_equal(net(int_array(other), types, valid_length).asnumpy(), logits)
 
 
-def test_a_saved_classifier_loads_into_gluonnlp_with_the_same_logits(tiny_config, tmp_path):
+def test_a_saved_classifier_loads_into_gluonnlp_with_the_same_logits(
+    gluonnlp, tiny_config, tmp_path
+):
     net = BERTClassifier(BERTModel(tiny_config, cls_only=True))
     net.initialize()
     net.save_parameters(str(tmp_path / "model.params"))
