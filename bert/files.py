@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -38,7 +39,7 @@ def replacing(path: Path) -> Iterator[Path]:
                 _flush(file)
         _flush(temporary)
         temporary.replace(path)
-        _flush(path.parent)  # makes the new name itself durable
+        _flush_folder(path.parent)  # makes the new name itself durable
     except SaveError:
         raise
     except OSError as error:
@@ -59,6 +60,14 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _flush_folder(path: Path) -> None:
+    try:
+        _flush(path)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.EOPNOTSUPP):
+            raise  # those mean that the file system cannot flush a folder (CIFS, FUSE)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,9 +23,12 @@ from bert import runtime
 from bert.errors import UserError
 from bert.files import replacing
 from bert.parameters import read_params, write_params
+from finetuning.console import log
 
 # Raised when the content of a checkpoint changes its meaning.
 _FORMAT = 2
+# The temporary names of bert.files.replacing for files of a run.
+_HALF_WRITTEN = re.compile(r"\.[a-z_0-9-]+\.(params|json|tsv|txt)\.\d+\.tmp")
 RESULT_FILES = (
     "config.json",
     "vocab.txt",
@@ -47,8 +51,8 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
 def locked(folder: Path) -> Iterator[None]:
     """Make a run's folder and keep every other process from writing to it.
 
-    The lock is the kernel's: it ends with the process, however that ends. What a process that was
-    killed has half written is removed.
+    The lock is the kernel's: it ends with the process, however that ends. A file system without
+    locks costs a warning only. What a killed process has half written is removed.
 
     Raises
     ------
@@ -63,15 +67,16 @@ def locked(folder: Path) -> Iterator[None]:
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for half_written in folder.glob(".*.tmp"):
-                half_written.unlink(missing_ok=True)
+            for path in folder.iterdir():
+                if _HALF_WRITTEN.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
         except BlockingIOError:
             raise UserError(
                 f"another process is writing to {folder}: wait for it, or choose another "
                 "--output_dir"
             ) from None
         except OSError as error:
-            raise UserError(f"cannot lock the output folder {folder}: {error.strerror}") from None
+            log.warning(f"warning: cannot lock {folder} ({error.strerror}): run no other there")
         yield
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
+import stat
 import threading
 import time
 
@@ -245,3 +248,34 @@ def test_closing_the_writer_waits_for_a_job_even_for_one_that_fails():
     writer.submit(job)
     writer.close()
     assert ended.is_set()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_costs_a_warning_only(number, tmp_path, monkeypatch, caplog):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(checkpoint.fcntl, "flock", flock)
+    with checkpoint.locked(tmp_path / "out"):
+        write_text(tmp_path / "out/x.txt", "x")
+    assert "cannot lock" in caplog.text
+
+
+def test_a_folder_that_cannot_be_flushed_is_written_to_all_the_same(tmp_path, monkeypatch):
+    flush = os.fsync
+
+    def fsync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_text(tmp_path / "x.txt", "x")
+    assert (tmp_path / "x.txt").read_text() == "x"
+
+
+def test_only_a_runs_own_half_written_files_are_removed(tmp_path):
+    for name in (".model.params.123.tmp", ".notes.docx.tmp", ".mine.tmp"):
+        (tmp_path / name).write_text("")
+    with checkpoint.locked(tmp_path):
+        assert {path.name for path in tmp_path.glob(".*.tmp")} == {".notes.docx.tmp", ".mine.tmp"}
