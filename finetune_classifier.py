@@ -18,12 +18,12 @@ import sys
 
 from bert import runtime
 from finetuning import command, signals
-from finetuning.flags import parse_args
+from finetuning.options import parse
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the flags, load MXNet with its threads set, and train; returns the exit code."""
-    options = parse_args(__doc__, argv)
+    options = parse(__doc__, argv)
     runtime.prepare(options.num_threads, options.dtype == "bfloat16")
 
     def work() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import resource
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,7 +31,7 @@ from bert.zoo import ZOO
 from dataset import TokenizedExamples
 from finetuning.data.splits import Data
 from finetuning.data.tasks import find_task
-from finetuning.flags import parse_args, replace
+from finetuning.options import parse
 from finetuning.training.losses import loss_for
 from finetuning.training.run import Run
 from finetuning.training.start import initialize_head
@@ -45,7 +46,7 @@ def main() -> None:
     stock = "--stock" in sys.argv
     config = ZOO["bert_24_1024_16", "book_corpus_wiki_en_uncased"].config
     flags = f"--batch_size {BATCH_SIZE} --accumulate {ACCUMULATE} --optimizer adamw"
-    args = parse_args("", flags.split())
+    args = parse("", flags.split())
     workers = open_workers(args)
     net = BERTClassifier(BERTModel(config, args.dropout, cls_only=True), 2, args.dropout)
     net.initialize(ctx=workers.ctx)

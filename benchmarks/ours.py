@@ -4,6 +4,7 @@ variant "stock" is --no_native."""
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -19,7 +20,7 @@ import dataset
 from finetuning.data.reading import Examples
 from finetuning.data.splits import Data
 from finetuning.data.tasks import find_task
-from finetuning.flags import parse_args, replace
+from finetuning.options import parse
 from finetuning.training.evaluation import predict
 from finetuning.training.losses import loss_for
 from finetuning.training.start import new_classifier
@@ -39,7 +40,7 @@ def main() -> None:
         "--seed": workload.SEED,
     }
     argv = [str(part) for flag in flags.items() for part in flag]
-    options = parse_args(__doc__, argv + ["--no_native"] * (args.variant == "stock"))
+    options = parse(__doc__, argv + ["--no_native"] * (args.variant == "stock"))
     pairs = workload.read_pairs(args)
     text_a, text_b, label = zip(*pairs, strict=True)
     examples = Examples(list(text_a), list(text_b), np.array(label, np.int32))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from finetuning.flags import Options, parse_args, replace
+from finetuning.options import Options, parse
 
 # A short training on what write_sentences has written.
 FLAGS = ("--text_a_column", "text", "--batch_size", "16", "--epochs", "5", "--lr", "3e-3")
@@ -37,7 +39,7 @@ def same(one, other, tolerance=1e-5):
 
 def options(**changes) -> Options:
     """Return the default options of a training, with some changed."""
-    return replace(parse_args("", []), **{"data_dir": None, **changes})
+    return replace(parse("", []), **{"data_dir": None, **changes})
 
 
 def make_updates(trainer, stop: int) -> list:

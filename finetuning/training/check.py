@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import resource
 import sys
+from dataclasses import replace
 
 import numpy as np
 
 from finetuning.console import log
-from finetuning.flags import replace
 from finetuning.training.losses import loss_for
 from finetuning.training.run import Run
 from finetuning.training.trainer import Trainer

@@ -19,7 +19,7 @@ from finetuning.console import log
 from finetuning.data import summary
 from finetuning.data.splits import read_splits, tokenize_splits
 from finetuning.data.tasks import task_from_config, task_to_config
-from finetuning.flags import MODEL_DEFAULTS, Options, replace
+from finetuning.options import Options
 from finetuning.results import model_card
 from finetuning.training import checkpoint, repeats
 from finetuning.training.check import try_longest_batch
@@ -58,7 +58,7 @@ def finetune(options: Options) -> None:
 
 def output_folder(options: Options) -> Path | None:
     """Return --output_dir; None where nothing is written."""
-    return Path(options.output_dir) if options.output_dir and not options.check else None
+    return None if options.check else options.output_dir
 
 
 def prepare(options: Options, workers: Workers) -> Run:
@@ -68,7 +68,7 @@ def prepare(options: Options, workers: Workers) -> Run:
         amp.init("float16")  # from now on MXNet puts casts around the operators of every network
     if options.model_parameters:
         classifier = load_classifier(options.model_parameters, options.dropout, workers.ctx)
-        options = with_model_config(options, classifier.config)
+        options = options.with_model_config(classifier.config)
         trained = task_from_config(classifier.config)
         classifier.config.pop("calibration", None)  # it was fitted to the parameters at the start
     splits = read_splits(options, trained)
@@ -86,15 +86,6 @@ def prepare(options: Options, workers: Workers) -> Run:
     run = Run(options, classifier, data, folder or Path(), workers, saves=folder is not None)
     log_machine(run, unavailable)
     return run
-
-
-def with_model_config(options: Options, config: dict) -> Options:
-    """Take from a trained model's config what it decides; UserError where a flag contradicts it."""
-    for name in MODEL_DEFAULTS:
-        given, trained = getattr(options, name), config.get(name)
-        if given is not None and given != trained:
-            raise UserError(f"--{name} {given}: --model_parameters was trained with {trained}")
-    return replace(options, **{name: config.get(name) for name in MODEL_DEFAULTS})
 
 
 def check_output_folder(options: Options, folder: Path) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import mxnet as mx
 import numpy as np
@@ -15,7 +15,6 @@ from finetuning.console import log
 from finetuning.data import summary
 from finetuning.data.splits import Data, folds, read_splits, tokenize_splits
 from finetuning.data.tasks import task_from_config
-from finetuning.flags import RESULT_ARGUMENTS, replace
 from finetuning.training import checkpoint
 from finetuning.training.run import Run
 from finetuning.training.start import initialize_head
@@ -44,12 +43,12 @@ def cross_validate(run: Run, train: Train) -> None:
         )
         folder = run.folder / f"fold_{number}"
         with checkpoint.locked(folder):
-            results = train(dataclasses.replace(run, data=fold, folder=folder))
+            results = train(replace(run, data=fold, folder=folder))
         scores.append(results["best"]["dev"])
     results = {
         "task": data.task.name,
         "seed": options.seed,
-        "arguments": {name: getattr(options, name) for name in RESULT_ARGUMENTS},
+        "arguments": options.deciding(),
         "folds": scores,
         **summary_of(scores),
     }
@@ -75,16 +74,14 @@ def train_seeds(run: Run, train: Train) -> None:
             console.start_logging(folder / "train.log")  # each run's lines are in its own log
             log.info(f"\nseed {seed}, {number + 1} of {len(seeds)}")
             if number and (options.dev_fraction or options.max_train_samples):
-                data = read_again(dataclasses.replace(run, options=seed_options))
+                data = read_again(replace(run, options=seed_options))
             reset(seed)
-            results = train(
-                dataclasses.replace(run, options=seed_options, data=data, folder=folder)
-            )
+            results = train(replace(run, options=seed_options, data=data, folder=folder))
         scores.append(results["best"]["dev"])
     console.start_logging(run.folder / "train.log")
     metric = data.task.metrics[0]
     best = max(range(len(scores)), key=lambda i: scores[i][metric])  # of equal ones the first
-    arguments = {name: getattr(options, name) for name in RESULT_ARGUMENTS if name != "seed"}
+    arguments = {name: x for name, x in options.deciding().items() if name != "seed"}
     results = {
         "task": data.task.name,
         "arguments": arguments,

@@ -15,7 +15,7 @@ from bert.classifier import Classifier
 from bert.parameters import parameters_of
 from dataset import TokenizedExamples, length_statistics
 from finetuning.data.splits import Data
-from finetuning.flags import RESULT_ARGUMENTS, Options
+from finetuning.options import Options
 from finetuning.training import checkpoint
 from finetuning.training.workers import Workers
 
@@ -55,7 +55,7 @@ class Run:
         weights = [parameter.list_data()[0] for parameter in parameters_of(pretrained).values()]
         dev_arrays = (array for part in data.dev.values() for array in part.arrays())
         return {
-            "arguments": {name: getattr(self.options, name) for name in RESULT_ARGUMENTS},
+            "arguments": self.options.deciding(),
             "contents": {
                 "training data": checkpoint.fingerprint(self.train.arrays()),
                 "dev data": checkpoint.fingerprint(dev_arrays),

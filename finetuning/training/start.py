@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import mxnet as mx
 
 from bert import zoo
@@ -11,7 +9,7 @@ from bert.classifier import BERTClassifier, Classifier
 from bert.convert import config_to_huggingface
 from bert.errors import UserError
 from finetuning.data.tasks import Task
-from finetuning.flags import MODEL_DEFAULTS, Options
+from finetuning.options import Options
 from finetuning.training.trainer import seed_of
 
 
@@ -31,7 +29,7 @@ def new_classifier(options: Options, task: Task, ctx: list[mx.Context]) -> Class
         "hidden_dropout_prob": options.dropout,
         "attention_probs_dropout_prob": options.dropout,
         "do_lower_case": tokenizer.do_lower_case,
-        **{name: getattr(options, name) for name in MODEL_DEFAULTS},
+        **options.in_config(),
         "bert_revision": source.revision,
     }
     return Classifier(net, tokenizer, config)
@@ -40,9 +38,9 @@ def new_classifier(options: Options, task: Task, ctx: list[mx.Context]) -> Class
 def find_pretrained(options: Options) -> zoo.Pretrained:
     """Find the files of the pretrained BERT."""
     path = options.pretrained_bert_parameters
-    if path and not Path(path).is_dir():
-        return zoo.find_params(Path(path), options.bert_model, options.bert_dataset)
-    return zoo.find(path or options.bert_model, options.bert_dataset, options.revision)
+    if path and not path.is_dir():
+        return zoo.find_params(path, options.bert_model, options.bert_dataset)
+    return zoo.find(str(path or options.bert_model), options.bert_dataset, options.revision)
 
 
 def initialize_head(net: BERTClassifier, seed: int, ctx: list[mx.Context]) -> None:

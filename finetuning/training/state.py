@@ -8,7 +8,7 @@ import time
 import numpy as np
 
 from bert.files import json_text, write_text
-from finetuning.flags import CHECKPOINT_SECONDS
+from finetuning.options import CHECKPOINT_SECONDS
 from finetuning.training import checkpoint
 from finetuning.training.evaluation import Evaluation
 from finetuning.training.inputs import NotFiniteError

@@ -17,7 +17,7 @@ import optimizer
 from bert.classifier import BERTClassifier
 from bert.parameters import arrays_of, parameters_of
 from dataset import TokenizedExamples, training_batches
-from finetuning.flags import Options
+from finetuning.options import Options
 from finetuning.training.inputs import NotFiniteError, memory_for, network_inputs
 from finetuning.training.workers import Workers
 

@@ -17,7 +17,7 @@ from mxnet.gluon import Block
 from bert import runtime
 from bert.errors import UserError
 from bert.parameters import parameters_of
-from finetuning.flags import Options
+from finetuning.options import Options
 
 
 class Workers:

@@ -113,17 +113,17 @@ def test_the_ranks_of_a_machine_divide_its_threads(local_ranks, threads):
 @pytest.mark.parametrize(
     "flags, says",
     [
-        (("--dtype", "float16"), "for a GPU"),
-        (("--dtype", "bfloat16", "--gpu"), "for a CPU"),
+        (("--dtype", "float16"), "needs --gpu"),
+        (("--dtype", "bfloat16", "--gpu"), "for CPUs"),
         (("--gpu", "0,0"), "twice"),
-        (("--gpu", "0,x"), "numbers of GPUs"),
+        (("--gpu", "0,x"), "--gpu must be a whole number"),
     ],
 )
 def test_what_a_device_cannot_do_is_refused(flags, says, capsys):
-    from finetuning.flags import parse_args
+    from finetuning.options import parse
 
     with pytest.raises(SystemExit) as exit:
-        parse_args("", list(flags))
+        parse("", list(flags))
     assert exit.value.code == 2 and says in capsys.readouterr().err
 
 

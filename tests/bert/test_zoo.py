@@ -297,9 +297,13 @@ bert.get_model({NAME!r})
     "flags, complaint",
     [
         (("--bert_model", "bert_7_7_7"), "there is no bert_7_7_7"),
-        (("--bert_model", NAME, "--bert_dataset", "wiki_cn"), "leave --bert_dataset out"),
-        (("--bert_model", "{bert}", "--bert_dataset", "wiki_cn"), "leave --bert_model and"),
-        (("--bert_model", "{bert}", "--revision", "v1"), "--revision is for what comes from"),
+        (("--bert_model", NAME, "--bert_dataset", "wiki_cn"), "leave out --bert_dataset"),
+        (("--bert_model", "{bert}", "--bert_dataset", "wiki_cn"), "leave out --bert_dataset"),
+        (("--bert_model", "{bert}", "--revision", "v1"), "leave out --revision"),
+        (
+            ("--pretrained_bert_parameters", "{bert}", "--revision", "v1"),
+            "--revision is for models from",
+        ),
         (("--bert_model", "{tensorflow}"), "is a TensorFlow checkpoint"),
         (("--bert_model", "{pickle}"), "a pickle, pytorch_model.bin, is not read"),
         (("--pretrained_bert_parameters", "nowhere"), "there is no file nowhere"),

@@ -330,16 +330,16 @@ def test_check_reports_and_leaves_nothing(finetune_here, tmp_path, capsys):
         ),
         (
             ("--train_file", "t", "--folds", "2", "--text_a_column", "x", "--label_column", "x"),
-            "the same",
+            "must be different",
         ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_flags_that_do_not_go_together_are_refused(flags, complaint, capsys):
-    from finetuning.flags import parse_args
+    from finetuning.options import parse
 
     with pytest.raises(SystemExit) as error:
-        parse_args("", list(flags))
+        parse("", list(flags))
     assert error.value.code == 2 and complaint in capsys.readouterr().err
 
 
