@@ -191,4 +191,4 @@ def test_help_says_what_every_flag_does_without_loading_mxnet():
     run = run_script("-X", "importtime", ROOT / "finetune_classifier.py", "--help")
     assert run.returncode == 0
     assert "--warmup_ratio" in run.stdout and "default: 0.1" in run.stdout
-    assert "mxnet" not in run.stderr
+    assert "mxnet" not in run.stderr and "numpy" not in run.stderr  # each takes its time

@@ -75,7 +75,7 @@ def test_seeds_that_are_done_are_not_trained_again_and_more_can_follow(finetune_
     "flags, names",
     [
         (("--seeds", "1,1"), "twice"),
-        (("--seeds", "1,x"), "not a number"),
+        (("--seeds", "1,x"), "a whole number"),
         (("--seeds", "1,2", "--seed", "3"), "--seed"),
         (("--seeds", "1,2", "--folds", "3", "--train_file", "t.csv"), "--folds"),
     ],

@@ -1,0 +1,95 @@
+"""Flags reach what they are for: another value, another outcome, in the direction expected."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from mxnet import autograd
+
+from bert.classifier import BERTClassifier
+from bert.parameters import read_params
+
+# Three updates without dropout; the learning rate of the second leaves every parameter as it was.
+SHORT = ("--optimizer", "adamw", "--epochs", "1", "--dropout", "0", "--warmup_ratio", "0")
+NO_STEP = ("--lr", "1e-30")
+
+
+@pytest.fixture
+def train(finetune_here, glue_dir):
+    """Train with these flags; returns the output folder."""
+
+    def run(*flags, out):
+        code, folder = finetune_here("--data_dir", glue_dir, *flags, out=out)
+        assert code == 0
+        return folder
+
+    return run
+
+
+def trained(folder, ending="weight") -> np.ndarray:
+    """Return all parameters whose names end so, in one array."""
+    parameters = read_params(folder / "model.params")
+    return np.concatenate([a.ravel() for name, a in parameters.items() if name.endswith(ending)])
+
+
+def test_weight_decay_shrinks_the_weights_and_no_bias_or_layer_norm(train):
+    # A large epsilon leaves little of a step but the decay, lr * weight_decay: up to 0.1.
+    start = train(*SHORT, *NO_STEP, out="start")
+    decayed = train(*SHORT, "--lr", "1e-2", "--epsilon", "1e4", "--weight_decay", "10", out="much")
+    free = train(*SHORT, "--lr", "1e-2", "--epsilon", "1e4", "--weight_decay", "0", out="none")
+    size = np.linalg.norm(trained(start))
+    assert np.linalg.norm(trained(free)) == pytest.approx(size, rel=1e-3)
+    assert np.linalg.norm(trained(decayed)) < 0.95 * size
+    for ending in ("gamma", "beta", "bias"):
+        np.testing.assert_allclose(trained(decayed, ending), trained(free, ending), atol=1e-6)
+
+
+def test_a_large_epsilon_makes_steps_small(train):
+    start = trained(train(*SHORT, *NO_STEP, out="start"))
+    lengths = {
+        epsilon: np.linalg.norm(
+            trained(train(*SHORT, "--lr", "1e-3", "--epsilon", epsilon, out=epsilon)) - start
+        )
+        for epsilon in ("1e-6", "1")
+    }
+    assert 0 < lengths["1"] < lengths["1e-6"] / 10
+
+
+@pytest.mark.parametrize("flags, largest", [((), 30), (("--dev_batch_size", "8"), 8)])
+def test_the_network_sees_dev_batch_size_rows_at_once(flags, largest, train, monkeypatch):
+    call, rows = BERTClassifier.__call__, []
+
+    def recording(self, *inputs):
+        logits = call(self, *inputs)
+        if not autograd.is_recording():
+            rows.append(len(logits))
+        return logits
+
+    monkeypatch.setattr(BERTClassifier, "__call__", recording)
+    train(*SHORT, *flags, out="out")
+    assert max(rows) == largest and sum(rows) == 30
+
+
+@pytest.mark.parametrize(
+    "flags, epochs", [((), 4), (("--early_stop", "1"), 2), (("--early_stop", "2"), 3)]
+)
+def test_early_stop_ends_a_run_that_does_not_improve(flags, epochs, train):
+    out = train(*SHORT, *NO_STEP, "--epochs", "4", *flags, out="out")
+    assert len(json.loads((out / "metrics.json").read_text())["epochs"]) == epochs
+
+
+def test_a_run_ends_with_its_most_confident_dev_predictions(train, glue_dir, capsys):
+    out = train(*SHORT, "--lr", "1e-3", out="out")
+    printed = capsys.readouterr().out.splitlines()
+    dev = list(csv.DictReader((glue_dir / "MRPC/dev.tsv").open(), delimiter="\t"))
+    rows = list(csv.DictReader((out / "dev_predictions.tsv").open(), delimiter="\t"))
+    confidence = [abs(float(row["logit_1"]) - float(row["logit_0"])) for row in rows]
+    for right in (True, False):
+        those = [i for i, row in enumerate(rows) if (row["label"] == row["prediction"]) == right]
+        for i in sorted(those, key=lambda i: -confidence[i])[:2]:
+            texts = f"{dev[i]['#1 String']} | {dev[i]['#2 String']}"
+            line = next(line for line in printed if line.endswith(texts))
+            assert rows[i]["label"] in line and f"predicted {rows[i]['prediction']} (" in line
