@@ -1,15 +1,18 @@
 #!/usr/bin/env python3
 """Fine-tune a pretrained BERT to classify sentences or sentence pairs.
 
-    GLUE_DIR=glue_data python3 finetune_classifier.py --bert_model bert_6_384_12 \\
-        --bert_dataset minilm_en_uncased --optimizer adamw --lr 1e-4 --epochs 5
+    python3 finetune_classifier.py --data_dir sample_data --epochs 10 \\
+        --bert_model bert_6_384_12 --bert_dataset minilm_en_uncased \\
+        --optimizer adamw --lr 1e-4
 
-Reads a task's files, trains, evaluates on the dev split after every epoch, and writes to
---output_dir the best epoch's model.params with config.json and vocab.txt (all that is needed to
-load it), a model card (README.md), metrics.json, dev_predictions.tsv and train.log. An interrupted
-run continues with the same flags plus --resume, and gives a byte-identical result.
+Trains, evaluates on the dev set after every epoch, and writes the best epoch's
+model and all results into --output_dir: model.params, config.json and vocab.txt
+(what is needed to load it), README.md (a model card), metrics.json,
+dev_predictions.tsv and train.log. An interrupted run continues with the same
+flags plus --resume and gives a byte-identical result.
 
-Exit codes: 0 success; 1 the run failed; 2 a flag or a file is wrong; 130, 143 interrupted.
+Exit codes: 0 success; 1 the run failed; 2 wrong flag or file; 130, 143
+interrupted.
 """
 
 from __future__ import annotations

@@ -25,13 +25,14 @@ Train = Callable[[Run], dict]
 
 def cross_validate(run: Run, train: Train) -> None:
     """Train once for every fold, from the same start; metrics.json gets mean and deviation."""
-    options, data = run.options, run.data
+    options, data, count = run.options, run.data, run.options.folds
+    assert count is not None
     reset = reset_of(run)
     scores = []
-    parts = folds(run.train.label, options.folds, options.seed, data.task.regression)
+    parts = folds(run.train.label, count, options.seed, data.task.regression)
     for number, (rest, part) in enumerate(parts, start=1):
         log.info(
-            f"\nfold {number} of {options.folds}: {len(rest)} for training, {len(part)} for "
+            f"\nfold {number} of {count}: {len(rest)} for training, {len(part)} for "
             "evaluation"
         )
         reset(options.seed)
@@ -53,7 +54,7 @@ def cross_validate(run: Run, train: Train) -> None:
         **summary_of(scores),
     }
     write_json(run.folder / "metrics.json", results)
-    log_table("fold", range(1, options.folds + 1), scores)
+    log_table("fold", range(1, count + 1), scores)
     log.info(f"scores are from each fold's best epoch; files are in {run.folder}")
 
 

@@ -16,7 +16,7 @@ from finetuning.data.reading import read_own, read_own_training_file
 from finetuning.data.splits import folds, parse_class_weights, split_off
 from finetuning.data.tables import BadRows
 from finetuning.data.tasks import own_task
-from finetuning.training.evaluation import WeightedCrossEntropy
+from finetuning.training.losses import WeightedCrossEntropy
 
 SINGLE = own_task("text", None, "label", regression=False)
 PAIR = own_task("a", "b", "label", regression=False)
@@ -307,7 +307,7 @@ def test_check_reports_and_leaves_nothing(finetune_here, tmp_path, capsys):
         "segment 0: [CLS] " + first[0],
         f"label '{first[1]}'",
         "the longest batch (16 examples",
-        "minutes of training for 5 epochs",
+        "min for 5 epochs",
     ):
         assert expected in text, expected
 
