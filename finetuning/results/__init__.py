@@ -1,1 +1,1 @@
-"""What a finished run is measured by, and what is made of it."""
+"""Metrics, predictions and files of a trained model: everything after training."""

@@ -1,4 +1,4 @@
-"""Probabilities to act on: temperature scaling, and the threshold of a two-class decision."""
+"""Calibrated probabilities: temperature scaling, and the threshold for two classes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from finetuning.results.metrics import mean_loss
 
 # Bins of the confidence in the expected calibration error, as in Guo et al. 2017.
 _BINS = 15
-# Temperatures are sought between these; a dev split without a mistake would have one of 0.
+# Bounds of the temperature: for a dev split without mistakes the best one would be 0.
 _LOWEST, _HIGHEST = 0.05, 20.0
 
 
-def fit(logits: np.ndarray, label: np.ndarray) -> dict[str, float]:
+def fit_temperature(logits: np.ndarray, label: np.ndarray) -> dict[str, float]:
     """Fit a temperature, and for two classes a threshold, to a labelled split.
 
     Parameters
@@ -26,12 +26,12 @@ def fit(logits: np.ndarray, label: np.ndarray) -> dict[str, float]:
     Returns
     -------
     dict of str to float
-        ``temperature``: what the logits are to be divided by (Guo et al. 2017,
-        https://arxiv.org/abs/1706.04599): it minimises the cross-entropy and changes no argmax.
-        ``ece_before``, ``ece_after``: :func:`expected_calibration_error` without and with it;
+        ``temperature``: the divisor of the logits (Guo et al. 2017,
+        https://arxiv.org/abs/1706.04599) that minimises the cross-entropy; it changes no argmax.
+        ``ece_before``, ``ece_after``: :func:`expected_calibration_error` without and with it.
         ``loss_before``, ``loss_after``: the mean cross-entropy (nats) without and with it.
-        For two classes ``threshold``: the calibrated probability from which on the label with
-        index 1 has the highest F1; ``f1_before`` (at 0.5), ``f1_after``.
+        For two classes ``threshold``: the smallest calibrated probability at which label 1 is
+        predicted, chosen for the highest F1; ``f1_before`` (at 0.5), ``f1_after``.
     """
     best = minimize_scalar(
         lambda log_temperature: mean_loss(logits / np.exp(log_temperature), label),
@@ -57,7 +57,7 @@ def fit(logits: np.ndarray, label: np.ndarray) -> dict[str, float]:
 
 
 def expected_calibration_error(probability: np.ndarray, label: np.ndarray) -> float:
-    """Return the mean distance of confidence and accuracy over bins (Guo et al. 2017, eq. 3).
+    """Return the mean gap between confidence and accuracy over bins (Guo et al. 2017, eq. 3).
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def expected_calibration_error(probability: np.ndarray, label: np.ndarray) -> fl
 def reliability(
     probability: np.ndarray, label: np.ndarray
 ) -> list[tuple[float, float, float, float]]:
-    """Return (upper end, mean confidence, accuracy, share of examples) of each bin that has any."""
+    """Return (upper end, mean confidence, accuracy, share of examples) of each non-empty bin."""
     confidence = probability.max(axis=1)
     right = probability.argmax(axis=1) == label
     bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
@@ -91,10 +91,10 @@ def reliability(
 
 
 def best_threshold(positive: np.ndarray, label: np.ndarray) -> float:
-    """Return the probability from which on calling an example positive has the highest F1.
+    """Return the threshold for predicting the positive label that has the highest F1.
 
-    It lies half way between the lowest probability that is called positive and the highest that
-    is not; of several equally good ones it is the nearest to 0.5.
+    It is halfway between the lowest probability above it and the highest below it; of several
+    equally good thresholds the one nearest to 0.5.
     """
     precision, recall, lowest = precision_recall_curve(label, positive)
     with np.errstate(invalid="ignore"):

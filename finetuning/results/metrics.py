@@ -1,6 +1,6 @@
-"""The metrics of the tasks; scikit-learn and SciPy do the arithmetic.
+"""The metrics of the tasks, computed by scikit-learn and SciPy.
 
-They are imported where they are used: that takes half a second, for which training does not wait.
+Both are imported where they are used: importing takes half a second, and training starts sooner.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ import numpy as np
 from scipy.special import log_softmax
 
 
-def evaluate(logits: np.ndarray, label: np.ndarray, names: tuple[str, ...]) -> dict[str, float]:
-    """Compute metrics from the scores a network gave.
+def compute(logits: np.ndarray, label: np.ndarray, names: tuple[str, ...]) -> dict[str, float]:
+    """Compute metrics from a network's outputs.
 
     Parameters
     ----------
     logits : float32 array ``[examples, classes]``; ``[examples, 1]`` for regression
     label : int array ``[examples]``; float for regression
     names : the metrics wanted
-        ``accuracy``; ``f1`` (binary, of the label with index 1, GLUE's positive class; 0 where
-        neither labels nor predictions have a positive); ``macro_f1`` (mean of the F1 of every
-        class); ``matthews`` (0 where labels or predictions are all of one class); ``pearson`` and
-        ``spearman`` (0 where labels or predictions are constant).
+        ``accuracy``; ``f1`` (binary, of the label with index 1, GLUE's positive class; 0 if
+        neither labels nor predictions have a positive); ``macro_f1`` (mean F1 over all classes);
+        ``matthews`` (0 if labels or predictions are all of one class); ``pearson`` and
+        ``spearman`` (0 if labels or predictions are constant).
 
     Returns
     -------
@@ -33,7 +33,7 @@ def evaluate(logits: np.ndarray, label: np.ndarray, names: tuple[str, ...]) -> d
     predicted = logits.argmax(axis=1)
     scores = logits[:, 0].astype(np.float64)
     classes = range(logits.shape[1])
-    compute = {
+    functions = {
         "accuracy": lambda: accuracy_score(label, predicted),
         "f1": lambda: f1_score(label, predicted, pos_label=1, zero_division=0.0),
         "macro_f1": lambda: f1_score(
@@ -43,11 +43,11 @@ def evaluate(logits: np.ndarray, label: np.ndarray, names: tuple[str, ...]) -> d
         "pearson": lambda: _correlation(pearsonr, scores, label),
         "spearman": lambda: _correlation(spearmanr, scores, label),
     }
-    return {name: float(compute[name]()) for name in names}
+    return {name: float(functions[name]()) for name in names}
 
 
 def _correlation(function, scores: np.ndarray, label: np.ndarray) -> float:
-    # Of a constant it is 0/0; one that predicts nothing has earned a 0.
+    # For constant scores or labels it is 0/0: a model that predicts nothing scores 0.
     if len(label) < 2 or np.ptp(scores) == 0 or np.ptp(label) == 0:
         return 0.0
     return function(scores, label.astype(np.float64)).statistic
@@ -62,13 +62,13 @@ def mean_loss(logits: np.ndarray, label: np.ndarray, regression: bool = False) -
 
 
 def by_class(logits: np.ndarray, label: np.ndarray, names: tuple[str, ...]) -> dict:
-    """Return what each class gets right and is taken for.
+    """Return precision, recall and F1 of each class, and the confusion matrix.
 
     Returns
     -------
     dict
-        ``per_class``: {label: precision, recall, f1 (each 0 where it is 0/0) and support};
-        ``confusion_matrix``: ``[classes, classes]``, a row for each true label, in their order.
+        ``per_class``: {label: precision, recall, f1 (each 0 if it is 0/0) and support};
+        ``confusion_matrix``: ``[classes, classes]``, one row per true label, in order.
     """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 

@@ -1,21 +1,17 @@
-"""Evaluating a network on a task's dev splits, and predicting its test splits."""
+"""Evaluate a network on the dev splits, and predict the test splits."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable
 
 import numpy as np
-from scipy.special import softmax
 
 from bert.classifier import BERTClassifier
 from bert.files import write_text
 from dataset import TokenizedExamples, evaluation_batches
 from finetuning.console import log
-from finetuning.data.reading import Examples
-from finetuning.data.tasks import Task
 from finetuning.results import metrics
+from finetuning.results.predictions import mistakes_text, predictions_text, submission_text
 from finetuning.training.inputs import NotFiniteError, memory_for, network_inputs
 from finetuning.training.run import Run
 from finetuning.training.workers import Workers
@@ -81,7 +77,7 @@ class Evaluation:
         for suffix, part in run.data.dev.items():
             logits = predict(net, part, batch_size, run.workers, before_batch)
             self.logits[suffix] = logits
-            for name, value in metrics.evaluate(logits, part.label, task.metrics).items():
+            for name, value in metrics.compute(logits, part.label, task.metrics).items():
                 self.metrics[name + suffix] = value
         label = run.data.dev[""].label
         self.metrics["loss"] = metrics.mean_loss(self.logits[""], label, task.regression)
@@ -121,92 +117,7 @@ def predict_test(run: Run, results: dict) -> None:
             label = examples.label if name in run.data.labelled_tests else None
             write_text(path, predictions_text(logits, label, task))
             if label is not None:
-                results["test"] = metrics.evaluate(logits, label, task.metrics)
+                results["test"] = metrics.compute(logits, label, task.metrics)
                 scores = ", ".join(f"{name} {value:.4f}" for name, value in results["test"].items())
                 log.info(f"test      {scores}")
         log.info(f"written to {path}")
-
-
-def predictions_text(logits: np.ndarray, label: np.ndarray | None, task: Task) -> str:
-    """Return a TSV of a row an example: index from 0, label where known, prediction, logits."""
-    header = ["index", *(["label"] if label is not None else []), "prediction"]
-    if not task.regression:
-        header += [f"logit_{name}" for name in task.labels]
-    text = io.StringIO()
-    rows = csv.writer(text, delimiter="\t", lineterminator="\n")
-    rows.writerow(header)
-    for index, row in enumerate(logits):
-        true = [] if label is None else [label[index]]
-        if task.regression:
-            values = [f"{value:.9g}" for value in (*true, row[0])]
-        else:
-            values = [task.labels[i] for i in (*true, row.argmax())]
-            values += [f"{logit:.9g}" for logit in row]
-        rows.writerow([index, *values])
-    return text.getvalue()
-
-
-def labels_of(predictions: str) -> list[str]:
-    """Return the true labels in a text by :func:`predictions_text`, labelled."""
-    _, *rows = csv.reader(io.StringIO(predictions), delimiter="\t")
-    return [row[1] for row in rows]
-
-
-def logits_of(predictions: str) -> np.ndarray:
-    """Return the logits ``[examples, outputs]`` in a text by :func:`predictions_text`, labelled.
-
-    Those of a regression are its predictions.
-    """
-    _, *rows = csv.reader(io.StringIO(predictions), delimiter="\t")
-    return np.array([row[3:] or row[2:] for row in rows], np.float32)
-
-
-def mistakes_text(examples: Examples, logits: np.ndarray, task: Task, most: int = 20) -> str:
-    """Return a TSV of the mistakes a model was surest of (of a regression: its largest errors).
-
-    Columns: index, label, prediction, probability (regression: error), text_a, text_b.
-    """
-    if task.regression:
-        predicted, label = logits[:, 0].astype(np.float64), examples.label.astype(np.float64)
-        size = np.abs(predicted - label)
-        wrong = size > 0
-    else:
-        probability = softmax(logits.astype(np.float64), axis=1)
-        predicted, label, size = probability.argmax(axis=1), examples.label, probability.max(axis=1)
-        wrong = predicted != label
-    text = io.StringIO()
-    rows = csv.writer(text, delimiter="\t", lineterminator="\n")
-    measure = "error" if task.regression else "probability"
-    rows.writerow(["index", "label", "prediction", measure, "text_a", "text_b"])
-    surest = np.argsort(-size, kind="stable")
-    for index in surest[wrong[surest]][:most]:
-        pair = (label[index], predicted[index])
-        shown = [f"{x:.6g}" for x in pair] if task.regression else [task.labels[i] for i in pair]
-        texts = [text[index] if text else "" for text in (examples.text_a, examples.text_b)]
-        rows.writerow([index, *shown, f"{size[index]:.6g}", *texts])
-    return text.getvalue()
-
-
-def log_predictions(examples: Examples, logits: np.ndarray, task: Task) -> None:
-    """Print the dev examples of which a classifier was surest, rightly and wrongly."""
-    probability = softmax(logits, axis=1)
-    predicted = probability.argmax(axis=1)
-    surest = np.argsort(-probability.max(axis=1), kind="stable")
-    right = predicted[surest] == examples.label[surest]
-    log.info("\nsome dev predictions, the surest right and wrong ones")
-    for index in [*surest[right][:2], *surest[~right][:2]]:
-        log.info(
-            f"  {task.label_column} {task.labels[examples.label[index]]}, predicted "
-            f"{task.labels[predicted[index]]} ({probability[index].max():.1%}): "
-            + " | ".join(text[index] for text in (examples.text_a, examples.text_b) if text)
-        )
-
-
-def submission_text(logits: np.ndarray, task: Task) -> str:
-    """Return predictions as gluebenchmark.com takes them: ``index`` and ``prediction``."""
-    if task.regression:
-        predictions = [f"{score:.4f}" for score in logits[:, 0].clip(*task.score_range)]
-    else:
-        predictions = [task.labels[i] for i in logits.argmax(axis=1)]
-    lines = ["index\tprediction", *(f"{i}\t{value}" for i, value in enumerate(predictions))]
-    return "\n".join(lines) + "\n"

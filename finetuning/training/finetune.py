@@ -21,15 +21,10 @@ from finetuning.data.splits import read_splits, tokenize_splits
 from finetuning.data.tasks import task_from_config, task_to_config
 from finetuning.options import Options
 from finetuning.results import model_card
+from finetuning.results.predictions import confident_text, labels_of, logits_of
 from finetuning.training import checkpoint, repeats
 from finetuning.training.check import try_longest_batch
-from finetuning.training.evaluation import (
-    Evaluation,
-    labels_of,
-    log_predictions,
-    logits_of,
-    predict_test,
-)
+from finetuning.training.evaluation import Evaluation, predict_test
 from finetuning.training.loop import train
 from finetuning.training.run import Run
 from finetuning.training.start import new_classifier
@@ -159,7 +154,7 @@ def train_and_report(run: Run) -> dict:
     task = run.data.task
     if run.data.dev_texts and not task.regression:
         logits = logits_of((folder / "dev_predictions.tsv").read_text(encoding="utf-8"))
-        log_predictions(run.data.dev_texts, logits, task)
+        log.info("\n" + confident_text(run.data.dev_texts, logits, task))
     console.log_epochs(results, task.metrics[0])
     files = (*checkpoint.RESULT_FILES, "README.md", "train.log")
     there = [name for name in files if (folder / name).exists()]
@@ -177,7 +172,7 @@ def calibrate(folder: Path) -> None:
     config = read_json(folder / "config.json")
     names = config["label2id"]
     label = np.array([names[name] for name in labels_of(text)])
-    found = calibration.fit(logits_of(text), label)
+    found = calibration.fit_temperature(logits_of(text), label)
     vocabulary = (folder / "vocab.txt").read_bytes().decode()
     calibrated = config_text({**config, "calibration": found}, vocabulary)
     write_text(folder / "config.json", calibrated)

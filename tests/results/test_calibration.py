@@ -25,7 +25,7 @@ def overconfident(examples=4000, classes=3, factor=2.5, seed=0):
 
 def test_the_temperature_is_the_one_that_the_logits_were_multiplied_by():
     logits, label = overconfident()
-    found = calibration.fit(logits, label)
+    found = calibration.fit_temperature(logits, label)
     assert found["temperature"] == pytest.approx(2.5, rel=0.08)
     assert found["ece_after"] < 0.03 < 0.1 < found["ece_before"]
     assert "threshold" not in found
@@ -52,7 +52,7 @@ def test_no_threshold_has_a_higher_f1(seed):
 
 
 def test_a_split_without_a_mistake_has_a_finite_temperature():
-    found = calibration.fit(np.array([[5.0, -5.0], [-5.0, 5.0]]), np.array([0, 1]))
+    found = calibration.fit_temperature(np.array([[5.0, -5.0], [-5.0, 5.0]]), np.array([0, 1]))
     assert found["temperature"] > 0 and np.isfinite(list(found.values())).all()
     assert found["f1_after"] == 1.0
 

@@ -30,7 +30,7 @@ PREDICTED = [1, 1, 1, 1, 0, 0, 0, 0]
     ],
 )
 def test_classification_metrics_by_hand(name, value):
-    assert metrics.evaluate(logits_of(PREDICTED), LABEL, (name,))[name] == pytest.approx(value)
+    assert metrics.compute(logits_of(PREDICTED), LABEL, (name,))[name] == pytest.approx(value)
 
 
 def test_correlations_by_hand():
@@ -38,7 +38,7 @@ def test_correlations_by_hand():
     label = np.array([2.0, 1.0, 4.0, 5.0], np.float32)
     # Deviations from the means 2.75 and 3: products sum to 8, squares to 8.75 and 10.
     # Ranks 1 2 3 4 and 2 1 3 4: 1 - 6 (1 + 1) / (4 (16 - 1)).
-    found = metrics.evaluate(scores, label, ("pearson", "spearman"))
+    found = metrics.compute(scores, label, ("pearson", "spearman"))
     assert found["pearson"] == pytest.approx(8 / math.sqrt(8.75 * 10))
     assert found["spearman"] == pytest.approx(0.8)
 
@@ -47,7 +47,7 @@ def test_correlations_by_hand():
 def test_predicting_one_class_is_no_error_and_earns_no_matthews(constant):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = metrics.evaluate(
+        found = metrics.compute(
             logits_of([constant] * 8), LABEL, ("matthews", "f1", "accuracy", "macro_f1")
         )
     assert found["matthews"] == 0
@@ -57,7 +57,7 @@ def test_predicting_one_class_is_no_error_and_earns_no_matthews(constant):
 
 
 def test_labels_and_predictions_without_a_positive_have_an_f1_of_0():
-    assert metrics.evaluate(logits_of([0, 0]), np.array([0, 0]), ("f1",)) == {"f1": 0}
+    assert metrics.compute(logits_of([0, 0]), np.array([0, 0]), ("f1",)) == {"f1": 0}
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_labels_and_predictions_without_a_positive_have_an_f1_of_0():
 def test_a_constant_correlates_with_nothing(scores, label):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = metrics.evaluate(
+        found = metrics.compute(
             np.array(scores, np.float32), np.array(label, np.float32), ("pearson", "spearman")
         )
     assert found == {"pearson": 0, "spearman": 0}

@@ -1,0 +1,120 @@
+"""Predictions as text: the files of a run, gluebenchmark.com's files, and what a run prints."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from scipy.special import softmax
+
+from finetuning.data.reading import Examples
+from finetuning.data.tasks import Task
+
+
+def delimited(rows: Iterable[Sequence[object]], delimiter: str = "\t") -> str:
+    """Return rows as TSV or CSV text; a field is quoted where it has to be."""
+    text = io.StringIO()
+    csv.writer(text, delimiter=delimiter, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def predictions_text(logits: np.ndarray, label: np.ndarray | None, task: Task) -> str:
+    """Return predictions as TSV text, one row per example.
+
+    Columns: index (from 0), label (if it is known), prediction, and one logit per label (none for
+    a regression, whose prediction is its only output).
+
+    Parameters
+    ----------
+    logits : float32 array ``[examples, outputs]``
+    label : array ``[examples]``, optional
+        Indices into the task's labels, or a regression's true numbers.
+    task : Task
+    """
+    header = ["index", *(["label"] if label is not None else []), "prediction"]
+    rows = [header + [f"logit_{name}" for name in task.labels]]
+    for index, row in enumerate(logits):
+        true = [] if label is None else [label[index]]
+        if task.regression:
+            values = [f"{value:.9g}" for value in (*true, row[0])]
+        else:
+            values = [task.labels[i] for i in (*true, row.argmax())]
+            values += [f"{logit:.9g}" for logit in row]
+        rows.append([str(index), *values])
+    return delimited(rows)
+
+
+def labels_of(predictions: str) -> list[str]:
+    """Return the true labels from the text of :func:`predictions_text` (with labels)."""
+    _, *rows = csv.reader(io.StringIO(predictions), delimiter="\t")
+    return [row[1] for row in rows]
+
+
+def logits_of(predictions: str) -> np.ndarray:
+    """Return the logits from the text of :func:`predictions_text` (with labels).
+
+    Returns
+    -------
+    float32 array ``[examples, outputs]``
+        For a regression its predictions.
+    """
+    _, *rows = csv.reader(io.StringIO(predictions), delimiter="\t")
+    return np.array([row[3:] or row[2:] for row in rows], np.float32)
+
+
+def mistakes_text(examples: Examples, logits: np.ndarray, task: Task, most: int = 20) -> str:
+    """Return the most confident mistakes (regression: the largest errors) as TSV text.
+
+    Columns: index, label, prediction, probability (regression: error), text_a, text_b.
+    """
+    label = examples.label
+    if task.regression:
+        predicted = logits[:, 0].astype(np.float64)
+        size = np.abs(predicted - label.astype(np.float64))
+        wrong = size > 0
+    else:
+        predicted, size = _confidence(logits)
+        wrong = predicted != label
+    measure = "error" if task.regression else "probability"
+    rows: list[list[object]] = [["index", "label", "prediction", measure, "text_a", "text_b"]]
+    descending = np.argsort(-size, kind="stable")
+    for index in descending[wrong[descending]][:most]:
+        pair = (label[index], predicted[index])
+        shown = [f"{x:.6g}" for x in pair] if task.regression else [task.labels[i] for i in pair]
+        texts = [text[index] if text else "" for text in (examples.text_a, examples.text_b)]
+        rows.append([index, *shown, f"{size[index]:.6g}", *texts])
+    return delimited(rows)
+
+
+def _confidence(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the predicted label of each example, and its probability."""
+    probability = softmax(logits.astype(np.float64), axis=1)
+    return probability.argmax(axis=1), probability.max(axis=1)
+
+
+def confident_text(examples: Examples, logits: np.ndarray, task: Task, most: int = 2) -> str:
+    """Return a classifier's most confident predictions, correct ones first, to be printed."""
+    predicted, probability = _confidence(logits)
+    descending = np.argsort(-probability, kind="stable")
+    correct = predicted[descending] == examples.label[descending]
+    lines = ["most confident dev predictions, correct and incorrect"]
+    for index in [*descending[correct][:most], *descending[~correct][:most]]:
+        texts = [text[index] for text in (examples.text_a, examples.text_b) if text]
+        lines.append(
+            f"  {task.label_column} {task.labels[examples.label[index]]}, predicted "
+            f"{task.labels[predicted[index]]} ({probability[index]:.1%}): {' | '.join(texts)}"
+        )
+    return "\n".join(lines)
+
+
+def submission_text(logits: np.ndarray, task: Task) -> str:
+    """Return predictions in gluebenchmark.com's format: columns ``index`` and ``prediction``."""
+    if task.regression:
+        low, high = task.score_range or (-np.inf, np.inf)
+        predictions = [f"{score:.4f}" for score in logits[:, 0].clip(low, high)]
+    else:
+        predictions = [task.labels[i] for i in logits.argmax(axis=1)]
+    lines = ["index\tprediction", *(f"{i}\t{value}" for i, value in enumerate(predictions))]
+    return "\n".join(lines) + "\n"
