@@ -1,4 +1,4 @@
-"""The page of pictures: what a browser shows is what the runs have found."""
+"""The page of pictures: a browser shows the results of the runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RUN = ("--epochs", "3", "--lr", "1e-3", "--batch_size", "14")
 
 
 def plot(*arguments) -> int:
-    return plot_runs.command(plot_runs.parse_args([str(argument) for argument in arguments]))
+    return plot_runs.main([str(argument) for argument in arguments])
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def shown(page, tmp_path) -> str:
 
 
 def test_the_browser_shows_the_figures_of_the_runs(seeds, tmp_path):
-    assert plot(seeds, "--out", tmp_path / "pictures") == 0
+    assert plot(seeds, "--output_dir", tmp_path / "pictures") == 0
     text = shown(tmp_path / "pictures/index.html", tmp_path)
     runs = [json.loads((seeds / f"seed-{n}" / "metrics.json").read_text()) for n in (1, 2, 3)]
     best = [run["best"]["dev"]["accuracy"] for run in runs]
@@ -75,7 +75,7 @@ def test_the_browser_shows_the_figures_of_the_runs(seeds, tmp_path):
 
 
 def test_the_page_needs_no_other_file(seeds, tmp_path):
-    assert plot(seeds / "seed-2", "--out", tmp_path / "pictures") == 0
+    assert plot(seeds / "seed-2", "--output_dir", tmp_path / "pictures") == 0
     page = (tmp_path / "pictures/index.html").read_text()
     assert not re.search(r"(src|href)=\"(?!#|data:)", page)
     assert page.count("<svg") == 5
@@ -91,7 +91,7 @@ def test_the_mistakes_stand_in_the_page_as_text(finetune_here, glue_dir, tmp_pat
     dev = glue_dir / "MRPC/dev.tsv"
     dev.write_text(dev.read_text().replace("the ", "<b>the</b> & "))
     code, out = finetune_here("--data_dir", glue_dir, *RUN)
-    assert code == 0 and plot(out, "--out", tmp_path / "pictures") == 0
+    assert code == 0 and plot(out, "--output_dir", tmp_path / "pictures") == 0
     page = (tmp_path / "pictures/index.html").read_text()
     assert "<b>" not in page
     rows = (out / "dev_mistakes.tsv").read_text().splitlines()[1:]
@@ -105,7 +105,7 @@ def test_a_regression_has_its_own_picture(finetune_here, tmp_path):
     train.write_text(train.read_text().replace(",cat", ",1.5").replace(",dog", ",-2"))
     files = ("--train_file", train, "--dev_fraction", "0.3", "--regression")
     code, out = finetune_here(*FLAGS, *files, "--epochs", "2")
-    assert code == 0 and plot(out, "--out", tmp_path / "pictures") == 0
+    assert code == 0 and plot(out, "--output_dir", tmp_path / "pictures") == 0
     assert (tmp_path / "pictures/predictions.png").is_file()
 
 
@@ -119,24 +119,24 @@ def test_what_cannot_be_drawn_is_one_sentence(seeds, finetune_here, tmp_path, ca
     shutil.copytree(other, tmp_path / "cut")
     (tmp_path / "cut/dev_predictions.tsv").write_text("index\n0\n")
     for arguments, says in (
-        ((tmp_path / "nowhere",), "is no run"),
-        ((tmp_path / "empty",), "is no run"),
+        ((tmp_path / "nowhere",), "is not a run folder"),
+        ((tmp_path / "empty",), "is not a run folder"),
         ((seeds / "seed-1", other), "different tasks"),
         ((tmp_path / "cut",), "do not fit"),
     ):
-        code = plot(*arguments, "--out", tmp_path / "pictures")
+        code = plot(*arguments, "--output_dir", tmp_path / "pictures")
         sentence = capsys.readouterr().err
         assert code == 2 and says in sentence and sentence.count("\n") == 1
-    assert plot(other, "--out", tmp_path / "there") == 0
-    assert plot(other, "--out", tmp_path / "there") == 2
+    assert plot(other, "--output_dir", tmp_path / "there") == 0
+    assert plot(other, "--output_dir", tmp_path / "there") == 2
     assert "--overwrite" in capsys.readouterr().err
-    assert plot(other, "--out", tmp_path / "there", "--overwrite") == 0
+    assert plot(other, "--output_dir", tmp_path / "there", "--overwrite") == 0
 
 
 def test_the_same_run_gives_the_same_page(seeds, tmp_path):
     pages = []
     for name in ("one", "two"):
-        run = run_script("plot_runs.py", seeds, "--out", tmp_path / name)
+        run = run_script("plot_runs.py", seeds, "--output_dir", tmp_path / name)
         assert run.returncode == 0, run.stderr
         pages.append((tmp_path / name / "index.html").read_bytes())
     assert pages[0] == pages[1]

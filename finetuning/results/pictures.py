@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import io
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -12,13 +13,14 @@ from matplotlib.ticker import MaxNLocator
 from scipy.special import softmax
 
 from finetuning.results import calibration
+from finetuning.results.finished_run import FinishedRun
 
-# Okabe and Ito's colours, which the colour-blind tell apart.
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#777777"
-# Published dev results, drawn for comparison: (task, metric) -> (from, to, whose).
+# Published dev results, drawn for comparison: (task, metric) -> (from, to, legend).
 PUBLISHED = {("MRPC", "accuracy"): (0.84, 0.88, "BERT base, as published: 0.84 to 0.88")}
-_SMOOTHED = 30  # so many independent means has a learning curve, at most
-STYLE = {
+_MOST_MEANS = 30  # a learning curve is smoothed to at most this many independent means
+STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -26,27 +28,9 @@ STYLE = {
     "grid.color": "#e5e5e5",
     "font.size": 10,
     "legend.frameon": False,
-    "svg.fonttype": "none",  # letters stay letters
+    "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "pictures",  # the same run gives the same file
 }
-
-
-@dataclass(frozen=True)
-class FinishedRun:
-    """What a run's folder tells of it."""
-
-    name: str
-    results: dict  # metrics.json
-    labels: tuple[str, ...]  # empty for regression
-    label: np.ndarray  # [dev examples]: indices into labels, or a regression's numbers
-    logits: np.ndarray  # [dev examples, outputs]
-    metric: str  # the one that decides
-    temperature: float | None  # of --calibrate
-    mistakes: list[dict[str, str]]
-
-    @property
-    def score(self) -> float:
-        return self.results["best"]["dev"][self.metric]
 
 
 def _axes(width: float = 6.4, height: float = 4.0, **labels):
@@ -66,7 +50,7 @@ def learning_curves(runs: list[FinishedRun]) -> Figure:
         dev_loss = [row["dev"]["loss"] for row in epochs]
         # A legend needs each name once.
         names = ("train (running mean)", "dev") if run is runs[0] else (None, None)
-        width = 1 + len(curve["update"]) // _SMOOTHED
+        width = 1 + len(curve["update"]) // _MOST_MEANS
         train_loss = pd.Series(curve["train_loss"]).rolling(width, min_periods=1).mean()
         axes.plot(curve["update"], train_loss, color=BLUE, label=names[0], **shown)
         axes.plot(updates, dev_loss, "o-", color=ORANGE, markersize=4, label=names[1], **shown)
@@ -83,7 +67,7 @@ def _last_update(run: FinishedRun, epoch: int) -> int:
 
 
 def dev_metric(runs: list[FinishedRun]) -> Figure:
-    """Draw the deciding dev metric of each epoch; of several runs mean and standard deviation."""
+    """Draw the main dev metric of each epoch; of several runs mean and standard deviation."""
     metric = runs[0].metric
     figure, axes = _axes(xlabel="epoch", ylabel=f"dev {metric}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -182,7 +166,7 @@ def scatter(run: FinishedRun) -> Figure:
 
 
 def lengths(run: FinishedRun) -> Figure:
-    """Draw how long the training examples are, and what padding would add to them."""
+    """Draw the lengths of the training examples, and the padding they would need."""
     data = run.results["data"]["train"]
     figure = Figure(figsize=(8.4, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
@@ -201,7 +185,7 @@ def lengths(run: FinishedRun) -> Figure:
 
 
 def draw(runs: list[FinishedRun], best: FinishedRun) -> dict[str, Figure]:
-    """Draw all figures of runs of one task; what shows one run shows the best."""
+    """Draw all figures of runs of one task; a figure of one run shows the best."""
     with mpl.rc_context(STYLE):
         figures = {"learning_curves": learning_curves(runs), "dev_metric": dev_metric(runs)}
         if best.labels:
@@ -210,3 +194,11 @@ def draw(runs: list[FinishedRun], best: FinishedRun) -> dict[str, Figure]:
             figures["predictions"] = scatter(best)
         figures["lengths"] = lengths(best)
     return figures
+
+
+def svg(figure: Figure) -> str:
+    """Return a figure as an SVG element; the same figure gives the same text."""
+    text = io.StringIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()[text.getvalue().index("<svg") :]

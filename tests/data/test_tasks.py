@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import zipfile
 
 import numpy as np
 import pytest
@@ -14,7 +12,6 @@ from bert.errors import UserError
 from finetuning.data import reading
 from finetuning.data.tables import BadRows
 from finetuning.data.tasks import TASKS, find_task
-from pack_submission import command as pack
 
 _MNLI_HEADER = (
     "index\tpromptID\tpairID\tgenre\tsentence1_binary_parse\tsentence2_binary_parse\t"
@@ -239,31 +236,6 @@ def test_the_diagnostic_set_is_said_to_need_a_model_of_mnli():
     for spelling in ("AX", "diagnostic"):
         with pytest.raises(UserError, match="MNLI with --predict_test"):
             find_task(spelling)
-
-
-def test_several_runs_are_packed_into_one_submission(tmp_path, capsys):
-    for run, names in {"a": ["CoLA"], "b": ["MNLI-m", "MNLI-mm", "AX"]}.items():
-        (tmp_path / run / "predictions").mkdir(parents=True)
-        for name in names:
-            (tmp_path / run / "predictions" / f"{name}.tsv").write_text("index\tprediction\n0\t1\n")
-    packed = str(tmp_path / "submission.zip")
-    runs = [str(tmp_path / "a"), str(tmp_path / "b")]
-    assert pack([*runs, "--output", packed]) == 0
-    with zipfile.ZipFile(packed) as archive:
-        assert archive.namelist() == ["AX.tsv", "CoLA.tsv", "MNLI-m.tsv", "MNLI-mm.tsv"]
-        assert archive.read("CoLA.tsv") == b"index\tprediction\n0\t1\n"
-    assert "missing: SST-2, MRPC, STS-B, QQP, QNLI, RTE, WNLI" in capsys.readouterr().out
-
-    shutil.copytree(tmp_path / "a", tmp_path / "c")
-    assert pack([*runs, str(tmp_path / "c"), "--output", packed]) == 2
-    assert "of the same test set" in capsys.readouterr().err
-    assert pack([str(tmp_path), "--output", packed]) == 2
-    assert "--predict_test" in capsys.readouterr().err
-
-
-def test_packing_runs_as_a_script(tmp_path):
-    run = run_script("pack_submission.py", tmp_path)
-    assert run.returncode == 2 and run.stderr.count("\n") == 1
 
 
 def test_the_real_mrpc_gives_glues_numbers_of_rows(mrpc_raw, tmp_path):

@@ -1,0 +1,77 @@
+"""How every command reads its flags: one form of help, and one form of errors."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one sentence and exit code 2; flags cannot be abbreviated.
+
+    Parameters
+    ----------
+    prog : str
+        The command's name, as messages show it.
+    description : str
+        The script's docstring, printed as it is.
+    old_spellings : mapping of str to str, optional
+        Flags that still work but are not in ``--help``: {old: new}.
+    **options
+        As of :class:`argparse.ArgumentParser`.
+    """
+
+    def __init__(
+        self,
+        prog: str,
+        description: str,
+        old_spellings: Mapping[str, str] | None = None,
+        **options: Any,
+    ):
+        super().__init__(
+            prog,
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            **options,
+        )
+        self._old_spellings = old_spellings or {}
+
+    def parse_known_args(self, args=None, namespace=None):
+        args = sys.argv[1:] if args is None else args
+        return super().parse_known_args(list(map(self._current_spelling, args)), namespace)
+
+    def _current_spelling(self, argument: str) -> str:
+        flag, equals, value = argument.partition("=")
+        return self._old_spellings.get(flag, flag) + equals + value
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message} (--help lists the flags)\n")
+
+
+def count(text: str) -> int:
+    """Convert a flag's value to an integer of at least 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
+    return value
+
+
+def add_num_threads(parser: argparse.ArgumentParser) -> None:
+    """Add the flag ``--num_threads``."""
+    parser.add_argument(
+        "--num_threads", metavar="N", type=count, help="CPU threads (default: the physical cores)"
+    )
+
+
+def require(parser: argparse.ArgumentParser, packages: Sequence[str]) -> None:
+    """End with an error if one of these optional packages is not installed."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            parser.error(f"{package} is not installed: pip install {package}")

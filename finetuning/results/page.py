@@ -1,0 +1,144 @@
+"""The HTML page and PNGs of finished runs: the work of plot_runs.py."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from bert.errors import RunError, UserError
+from bert.files import replacing, write_text
+from finetuning.results import pictures
+from finetuning.results.finished_run import FinishedRun, read_run, runs_in
+
+_PNG_DPI = 150
+
+
+def write(folders: Iterable[str], output_dir: Path, overwrite: bool) -> None:
+    """Draw runs of one task into ``output_dir``: ``index.html`` and PNGs.
+
+    Raises
+    ------
+    UserError
+        A folder is not that of a finished run, the runs are of different tasks, or
+        ``output_dir`` has such files already and ``overwrite`` is False.
+    """
+    runs = [read_run(folder) for run in folders for folder in runs_in(Path(run))]
+    tasks = sorted({(run.results["task"], run.labels) for run in runs})
+    if len(tasks) > 1:
+        raise UserError(
+            f"these runs are of different tasks ({' and '.join(task for task, _ in tasks)}): draw "
+            "them one by one"
+        )
+    best = max(runs, key=lambda run: run.score)
+    figures = pictures.draw(runs, best)
+    files = [output_dir / "index.html", *(output_dir / f"{name}.png" for name in figures)]
+    if any(path.exists() for path in files) and not overwrite:
+        raise UserError(
+            f"{output_dir} already holds pictures: pass --overwrite to replace them, or choose "
+            "another --output_dir"
+        )
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot write {output_dir}: {error.strerror}") from None
+    for name, figure in figures.items():
+        with replacing(output_dir / f"{name}.png") as temporary:
+            figure.savefig(temporary, format="png", dpi=_PNG_DPI)
+    write_text(output_dir / "index.html", page(runs, best, figures))
+    print(f"written to {output_dir}: {', '.join(path.name for path in files)}")
+
+
+_TITLES = {
+    "learning_curves": "Learning curves",
+    "dev_metric": "Dev metric of each epoch",
+    "confusion": "Confusion matrix (dev)",
+    "reliability": "Reliability (dev)",
+    "predictions": "Predictions (dev)",
+    "lengths": "Lengths and padding (train)",
+}
+_OF_ONE_RUN = ("confusion", "reliability", "predictions", "lengths")
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; margin: 2rem auto; max-width: 60rem;
+       padding: 0 1rem; }
+h1, h2 { line-height: 1.2; font-weight: 600; } h2 { margin-top: 2.5rem; }
+figure { margin: 0; } svg { max-width: 100%; height: auto; }
+table { border-collapse: collapse; font-size: 0.9rem; }
+th, td { border-bottom: 1px solid #ddd; padding: 0.25rem 0.75rem; text-align: left;
+         vertical-align: top; }
+td.number { text-align: right; font-variant-numeric: tabular-nums; }
+.wide { overflow-x: auto; }
+"""
+
+
+def page(runs: list[FinishedRun], best: FinishedRun, figures: dict[str, Figure]) -> str:
+    """Return the self-contained HTML page, with the figures as SVG."""
+    several = len(runs) > 1
+    task = best.results["task"]
+    title = f"{task}: {len(runs)} runs" if several else f"{task}: {best.name}"
+    parts = [f"<h1>{_text(title)}</h1>", f"<p>{_text(_headline(runs, best))}</p>"]
+    parts.append(_table_of_runs(runs))
+    for name, figure in figures.items():
+        whose = f", {best.name}, the best" if several and name in _OF_ONE_RUN else ""
+        below = _table_of_epochs(runs) if name == "dev_metric" else ""
+        parts.append(f"<h2>{_text(_TITLES[name] + whose)}</h2>")
+        parts.append(f'<figure id="{name}">{pictures.svg(figure)}</figure>{below}')
+    if best.mistakes:
+        whose = f" of {best.name}" if several else ""
+        parts.append(f"<h2>Most confident mistakes{_text(whose)}</h2>")
+        rows = [list(row.values()) for row in best.mistakes]
+        parts.append(_table(list(best.mistakes[0]), rows, "mistakes"))
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>{_text(title)}</title><style>{_STYLE}</style></head><body>\n"
+        + "\n".join(parts)
+        + "\n</body></html>\n"
+    )
+
+
+def _headline(runs: list[FinishedRun], best: FinishedRun) -> str:
+    scores = [run.score for run in runs]
+    if len(runs) == 1:
+        return f"dev {best.metric} {best.score:.4f} (epoch {best.results['best']['epoch']})"
+    return (
+        f"dev {best.metric} {np.mean(scores):.4f} ± {np.std(scores, ddof=1):.4f} over {len(runs)} "
+        f"runs, from {min(scores):.4f} to {max(scores):.4f}"
+    )
+
+
+def _table_of_runs(runs: list[FinishedRun]) -> str:
+    names = list(runs[0].results["best"]["dev"])
+    rows = []
+    for run in runs:
+        epoch = run.results["best"]
+        metrics = [epoch["dev"][name] for name in names]
+        rows.append([run.name, run.results["seed"], epoch["epoch"], *metrics])
+    return _table(["run", "seed", "best epoch", *(f"dev {name}" for name in names)], rows)
+
+
+def _table_of_epochs(runs: list[FinishedRun]) -> str:
+    header = ["epoch", f"dev {runs[0].metric}", "standard deviation"]
+    columns = header if len(runs) > 1 else header[:2]
+    rows = zip(*pictures.metric_by_epoch(runs), strict=True)
+    return _table(columns, [row[: len(columns)] for row in rows])
+
+
+def _text(value: object) -> str:
+    return html.escape(str(value))
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[object]], id_: str = "") -> str:
+    def cell(value: object) -> str:
+        if isinstance(value, float):
+            return f'<td class="number">{value:.4f}</td>'
+        kind = ' class="number"' if isinstance(value, int) else ""
+        return f"<td{kind}>{_text(value)}</td>"
+
+    head = "".join(f"<th>{_text(name)}</th>" for name in header)
+    body = "\n".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows)
+    where = f' id="{id_}"' if id_ else ""
+    return f'<div class="wide"><table{where}><tr>{head}</tr>\n{body}</table></div>'
