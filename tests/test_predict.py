@@ -1,4 +1,4 @@
-"""predict.py: what goes in, what comes out, in order, and on after an interruption."""
+"""predict.py: what it reads and writes, in which order, and how it resumes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def runs(tmp_path_factory, tiny_bert):
 
 
 def predict_here(*flags):
-    return predict.command(predict.parse_args([str(flag) for flag in flags]))
+    return predict.main([str(flag) for flag in flags])
 
 
 def lines_of(path):
@@ -99,14 +99,43 @@ def test_every_format_gives_the_same_rows(runs, tmp_path):
     assert len(set(found)) == 1 and found[0].count("\n") == 2
 
 
-def test_tsv_output_has_a_column_for_each_probability(runs, tmp_path):
+@pytest.mark.parametrize(
+    "name, flags, delimiter",
+    [
+        ("out.tsv", (), "\t"),
+        ("out.csv", (), ","),
+        ("out", ("--format", "csv"), ","),
+        ("out.jsonl", ("--format", "tsv"), "\t"),
+    ],
+)
+def test_a_table_has_a_column_for_each_probability(name, flags, delimiter, runs, tmp_path):
     test = write_sentences(tmp_path / "test.csv", 5, 1)
-    output = tmp_path / "out.tsv"
-    assert predict_here("--model_dir", runs / "single", "--input", test, "--output", output) == 0
-    rows = list(csv.reader(io.StringIO(output.read_text()), delimiter="\t"))
+    output = tmp_path / name
+    files = ("--input", test, "--output", output)
+    assert predict_here("--model_dir", runs / "single", *files, *flags) == 0
+    rows = list(csv.reader(io.StringIO(output.read_text()), delimiter=delimiter))
     assert rows[0] == ["index", "label", "probability_cat", "probability_dog"]
     assert [row[0] for row in rows[1:]] == list("01234")
     assert all(row[1] == ("cat" if float(row[2]) > 0.5 else "dog") for row in rows[1:])
+
+
+def test_csv_quotes_what_has_to_be_quoted(runs, tmp_path):
+    shutil.copytree(runs / "single", tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    labels = {"0": 'the "cat", a', "1": "dog"}
+    changes = {"id2label": labels, "label2id": {name: int(i) for i, name in labels.items()}}
+    text = config_text(config | changes, (tmp_path / "run" / "vocab.txt").read_text())
+    (tmp_path / "run" / "config.json").write_text(text)
+    test = write_sentences(tmp_path / "test.csv", 70, 7)
+    output = tmp_path / "out.csv"
+    flags = ("--model_dir", tmp_path / "run", "--input", test, "--output", output)
+    assert predict_here(*flags) == 0
+    header, *rows = csv.reader(io.StringIO(output.read_text()))
+    assert header[2] == 'probability_the "cat", a'
+    assert {row[1] for row in rows} == set(labels.values()) and len(rows) == 70
+    whole = output.read_bytes()
+    os.truncate(output, len(whole) - 7)
+    assert predict_here(*flags, "--resume") == 0 and output.read_bytes() == whole
 
 
 def test_a_regression_gives_scores(runs, tmp_path):
@@ -159,7 +188,7 @@ def test_mistakes_end_in_one_sentence(runs, tmp_path, capsys):
         ("--input", tmp_path / "t.csv"): "line 1: there is no column 'text' or 'text_a'",
         ("--input", tmp_path / "empty.csv"): "line 4: the text is empty",
         ("--input", tmp_path): "none of .tsv",
-        ("--text_a", "a", "--text_b", "b"): "--text_b",
+        ("--text_a", "a", "--text_b", "b"): "leave out --text_b",
     }.items():
         assert predict_here("--model_dir", runs / "single", *flags) == 2
         error = capsys.readouterr().err
@@ -215,7 +244,7 @@ def test_a_closed_pipe_is_not_an_error(runs, tmp_path):
     assert process.stderr.read() == ""
 
 
-@pytest.mark.parametrize("ending", ["jsonl", "tsv"])
+@pytest.mark.parametrize("ending", ["jsonl", "tsv", "csv"])
 def test_killed_and_resumed_it_loses_and_repeats_nothing(ending, runs, tmp_path):
     test = write_sentences(tmp_path / "test.csv", 4000, 7)
     flags = ("--model_dir", runs / "single", "--input", test, "--batch_size", "4", "--resume")
@@ -257,10 +286,14 @@ def test_another_output_is_not_continued(runs, tmp_path, capsys):
     assert "line 1 is not row 0" in capsys.readouterr().err
 
 
-def test_help_needs_no_mxnet():
-    run = run_script("-X", "importtime", ROOT / "predict.py", "--help")
-    assert run.returncode == 0 and "--resume" in run.stdout
-    assert "mxnet" not in run.stderr
+def test_the_model_may_be_named_as_in_finetuning(runs, capsys):
+    answers = []
+    for model in (("--model_dir", runs / "single"), ("--model_parameters", runs / "single")):
+        assert predict_here(*model, "--text_a", "the dog") == 0
+        answers.append(capsys.readouterr().out)
+    parameters = runs / "single" / "model.params"
+    assert predict_here(f"--model_parameters={parameters}", "--text_a", "the dog") == 0
+    assert {*answers, capsys.readouterr().out} == {answers[0]}
 
 
 @pytest.mark.slow
