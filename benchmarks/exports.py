@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,11 +30,12 @@ import numpy as np
 from scipy.stats import binomtest
 
 import export_classifier
-from bert import native
 from bert.classifier import load_classifier
+from bert.parameters import read_params
 from dataset import DEV_EXAMPLES, TokenizedExamples, evaluation_batches, padded_batch
-from export_classifier import logits_by
-from finetuning.training.evaluation import predict
+from finetuning.results.export_formats import read_gluon, read_onnx
+from finetuning.results.exports import logits_by
+from finetuning.training.trainer import predict
 from finetuning.training.workers import Workers
 
 ROUNDS = 5
@@ -70,13 +72,10 @@ def main() -> None:
     )
     parser.add_argument("run", metavar="RUN", type=Path)
     model_dir = parser.parse_args().run
-    net, _, _ = load_classifier(model_dir)
-    examples = TokenizedExamples.from_arrays(
-        export_classifier.read_params(model_dir / DEV_EXAMPLES)
-    )
-    native.load()
-    net.bert.fuse()
-    net.hybridize(static_alloc=True)
+    model = load_classifier(model_dir)
+    examples = TokenizedExamples.from_arrays(read_params(model_dir / DEV_EXAMPLES))
+    if unavailable := model.compile():
+        sys.exit(unavailable)
     workers = Workers([mx.cpu()])
 
     with tempfile.TemporaryDirectory() as name:
@@ -89,27 +88,33 @@ def main() -> None:
             "onnx int8": ("--quantize", "dynamic"),
         }.items():
             kind = form.split()[0]
-            flags = ("--model_dir", model_dir, "--format", kind, *flags, "--out", folder / form)
-            argv = [str(flag) for flag in flags]
-            if export_classifier.command(export_classifier.parse_args(argv)):
+            flags = (
+                "--model_dir",
+                model_dir,
+                "--format",
+                kind,
+                *flags,
+                "--output_dir",
+                folder / form,
+            )
+            if export_classifier.main([str(flag) for flag in flags]):
                 sys.exit(f"{form} cannot be exported")
-        forms["Gluon: mx.gluon.SymbolBlock"] = gluon(folder / "gluon")
-        forms["ONNX Runtime, float32"] = export_classifier.onnx_session(folder / "onnx/model.onnx")
-        forms["ONNX Runtime, int8"] = export_classifier.onnx_session(
-            folder / "onnx int8/model.onnx"
-        )
+        forms["Gluon: mx.gluon.SymbolBlock"] = read_gluon(folder / "gluon")
+        forms["ONNX Runtime, float32"] = read_onnx(folder / "onnx")
+        forms["ONNX Runtime, int8"] = read_onnx(folder / "onnx int8")
         forms["Hugging Face transformers"] = None
         batches = write_batches(folder / "batches.npz", examples)
         speeds, logits = {form: [] for form in forms}, {}
         for _ in range(ROUNDS):
             for form, compute in forms.items():
-                if compute:
-                    logits[form], speed = logits_by(compute, examples, BATCH_SIZE)
-                elif "Hugging" in form:
+                if "Hugging" in form:
                     logits[form], speed = huggingface(folder, batches, len(examples))
+                elif compute:
+                    one_pass = partial(logits_by, compute, examples, BATCH_SIZE)
+                    logits[form], speed = timed(one_pass, len(examples))
                 else:
-                    compute = lambda: predict(net, examples, BATCH_SIZE, workers)  # noqa: E731
-                    logits[form], speed = timed(compute, len(examples))
+                    one_pass = partial(predict, model.net, examples, BATCH_SIZE, workers)
+                    logits[form], speed = timed(one_pass, len(examples))
                 speeds[form].append(speed)
     reference = logits["this project (predict.py)"]
     print(f"\n{runtime.processor()}, {THREADS} threads, {len(examples)} dev examples\n")
@@ -125,22 +130,11 @@ def main() -> None:
         )
 
 
-def timed(compute, count: int) -> tuple[np.ndarray, float]:
-
-    compute()
+def timed(one_pass, count: int) -> tuple[np.ndarray, float]:
+    one_pass()  # allocates
     start = time.perf_counter()
-    logits = compute()
+    logits = one_pass()
     return logits, count / (time.perf_counter() - start)
-
-
-def gluon(folder: Path):
-    block = mx.gluon.SymbolBlock.imports(
-        str(folder / "classifier-symbol.json"),
-        ["input_ids", "token_types", "valid_length"],
-        str(folder / "classifier-0000.params"),
-    )
-    block.hybridize(static_alloc=True)
-    return lambda *batch: block(*(mx.nd.array(a, dtype="int32") for a in batch)).asnumpy()
 
 
 def write_batches(path: Path, examples: TokenizedExamples) -> list[np.ndarray]:

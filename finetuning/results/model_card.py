@@ -2,18 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from bert import __version__
 from bert.files import read_json, write_text
+from finetuning.results.export_formats import FORMATS
 
-# By this a card is known, and nothing else is ever written over.
+# Tells a card from a README of the user's own, which is never written over.
 _MARK = "<!-- Written by finetune_classifier.py, and written again with each run. -->"
+
+# Text in braces comes from `text`; a section that does not apply is empty.
+_CARD = """\
+---
+library_name: mxnet
+pipeline_tag: text-classification
+tags: [bert, gluon]
+---
+
+{mark}
+
+# BERT fine-tuned on {task}
+
+From {texts} it predicts {prediction}. The pretrained BERT was {pretrained} ({layers} layers, \
+{units} units, {case} text, {parameters:,} parameters with the new layer).
+
+## Data
+
+{data}
+
+## Dev metrics
+
+From the best epoch ({epoch} of {epochs}). The epoch was selected on this split, so these scores \
+are slightly optimistic:
+
+{dev}
+
+{test}{labels}{calibration}\
+## Trained with
+
+{arguments}
+
+{versions}
+
+## How to load it
+
+On the command line:
+
+    python3 predict.py --model_dir THIS_FOLDER --input new.tsv --output predictions.jsonl
+
+In Python, on MXNet:
+
+```python
+from bert import load_classifier
+
+net, tokenizer, config = load_classifier("THIS_FOLDER")
+```
+
+In other programs: export it first, with one of the formats below.
+
+    python3 export_classifier.py --model_dir THIS_FOLDER --format huggingface --output_dir exported
+
+{formats}
+"""
+_TEST = """\
+On the labelled test file:
+
+{table}
+
+"""
+_LABELS = """\
+## Labels
+
+{table}
+
+"""
+_CALIBRATION = """\
+## Calibration
+
+Fitted to the dev split. predict.py applies it; exports return the logits unchanged.
+
+{table}
+
+"""
 
 
 def write(output_dir: Path, results: dict, warn: Callable[[str], None]) -> None:
-    """Write ``README.md`` into a finished run's folder, unless one that is no card is there.
+    """Write ``README.md`` into a finished run's folder, except over a user's own README.
 
     Parameters
     ----------
@@ -25,7 +100,7 @@ def write(output_dir: Path, results: dict, warn: Callable[[str], None]) -> None:
     """
     path = output_dir / "README.md"
     if path.exists() and not _is_card(path):
-        warn(f"warning: {path} is not of a run and is left as it is: there is no model card")
+        warn(f"warning: {path} is not a model card and is left as it is: no model card is written")
         return
     write_text(path, text(read_json(output_dir / "config.json"), results))
 
@@ -42,107 +117,76 @@ def _is_card(path: Path) -> bool:
 
 
 def text(config: dict, results: dict) -> str:
-    """Return a model card, in Markdown with the head that the Hugging Face Hub reads."""
-    task, best, labels = config["task_name"], results["best"], list(config["label2id"])
-    regression = config["problem_type"] == "regression"
-    columns = [config["text_a_column"], config["text_b_column"]]
-    texts = " and ".join(f"`{column}`" for column in columns if column is not None)
-    arguments = results["arguments"]
-    pretrained = ", ".join(filter(None, (config["bert_model"], config["bert_dataset"])))
-    if config.get("bert_revision"):
-        pretrained += f", revision {config['bert_revision']}"
-    what = (
-        f"a number (`{config['label_column']}`)"
-        if regression
-        else f"one of {len(labels)} labels (`{config['label_column']}`)"
-    )
-    parts = [
-        "---\nlibrary_name: mxnet\npipeline_tag: text-classification\ntags: [bert, gluon]\n---",
-        _MARK,
-        f"# BERT fine-tuned on {task}",
-        f"From {texts} it predicts {what}. The pretrained BERT was {pretrained or 'a local folder'}"
-        f" ({config['num_hidden_layers']} layers, {config['hidden_size']} units, "
-        f"{'lower-cased' if config['do_lower_case'] else 'cased'} text, "
-        f"{results['num_parameters']:,} parameters with the new layer).",
-        "## Data",
-        _table(
-            ["split", "examples", "tokens", f"cut at {config['max_len']} tokens"],
-            [
+    """Return a model card, in Markdown with the metadata that the Hugging Face Hub reads."""
+    best, arguments = results["best"], results["arguments"]
+    columns = (config["text_a_column"], config["text_b_column"])
+    return _CARD.format(
+        mark=_MARK,
+        task=config["task_name"],
+        texts=" and ".join(f"`{column}`" for column in columns if column is not None),
+        prediction=_prediction(config),
+        pretrained=_pretrained(config),
+        layers=config["num_hidden_layers"],
+        units=config["hidden_size"],
+        case="lower-cased" if config["do_lower_case"] else "cased",
+        parameters=results["num_parameters"],
+        data=_table(
+            ["split", "examples", "tokens", f"truncated at {config['max_len']} tokens"],
+            (
                 [name, part["examples"], part["tokens"], part["truncated"]]
                 for name, part in results["data"].items()
-            ],
+            ),
         ),
-        "## Dev metrics",
-        f"Of the best epoch ({best['epoch']} of {arguments['epochs']}), chosen on this same split, "
-        "so a little too good:",
-        _table(["metric", "value"], [[k, f"{v:.4f}"] for k, v in best["dev"].items()]),
-    ]
-    if "test" in results:
-        parts += [
-            "On the labelled test file:",
-            _table(["metric", "value"], [[k, f"{v:.4f}"] for k, v in results["test"].items()]),
-        ]
-    if not regression:
-        scores = [
-            [config["label2id"][name], f"`{name}`", *_scores(best["per_class"][name])]
-            for name in labels
-        ]
-        header = ["output", "label", "precision", "recall", "F1", "dev examples"]
-        parts += ["## Labels", _table(header, scores)]
-    if "calibration" in config:
-        found = config["calibration"]
-        parts += [
-            "## Calibration",
-            "Fitted to the dev split; predict.py applies it, exports give the logits as they are.",
-            _table(["", "value"], [[k, f"{v:.4f}"] for k, v in found.items()]),
-        ]
-    parts += [
-        "## Trained with",
-        _table(
+        epoch=best["epoch"],
+        epochs=arguments["epochs"],
+        dev=_numbers("metric", best["dev"]),
+        test=_TEST.format(table=_numbers("metric", results["test"])) if "test" in results else "",
+        labels=_LABELS.format(table=_per_class(config, best)) if "per_class" in best else "",
+        calibration=_CALIBRATION.format(table=_numbers("", config["calibration"]))
+        if "calibration" in config
+        else "",
+        arguments=_table(
             ["argument", "value"],
-            [[f"`--{k}`", v] for k, v in arguments.items() if v not in (None, False, "")],
+            ([f"`--{k}`", v] for k, v in arguments.items() if v not in (None, False, "")),
         ),
-        _table(
-            ["version", ""],
-            [["this program", __version__], *results["environment"].items()],
+        versions=_table(
+            ["version", ""], [["this program", __version__], *results["environment"].items()]
         ),
-        "## How to load it",
-        _LOADING,
-    ]
-    return "\n\n".join(parts) + "\n"
+        formats=_table(
+            ["`--format`", "opens with"],
+            ([f"`{name}`", format.reader] for name, format in FORMATS.items()),
+        ),
+    )
 
 
-_LOADING = """\
-On the command line:
-
-    python3 predict.py --model_dir THIS_FOLDER --input new.tsv --output predictions.jsonl
-
-In Python, on MXNet:
-
-```python
-from bert import runtime
-
-runtime.prepare()  # before MXNet is loaded
-
-from bert.classifier import load_classifier
-
-net, tokenizer, config = load_classifier("THIS_FOLDER")
-```
-
-Elsewhere (`--format gluon`, `huggingface` or `onnx`: MXNet's SymbolBlock, transformers'
-AutoModelForSequenceClassification, or ONNX Runtime):
-
-    python3 export_classifier.py --model_dir THIS_FOLDER --format huggingface --out exported"""
+def _prediction(config: dict) -> str:
+    column = f"`{config['label_column']}`"
+    if config["problem_type"] == "regression":
+        return f"a number ({column})"
+    return f"one of {len(config['label2id'])} labels ({column})"
 
 
-def _scores(scores: dict) -> list[str]:
-    return [
-        *(f"{scores[kind]:.4f}" for kind in ("precision", "recall", "f1")),
-        str(scores["support"]),
-    ]
+def _pretrained(config: dict) -> str:
+    names = [config["bert_model"], config["bert_dataset"]]
+    if config.get("bert_revision"):
+        names.append(f"revision {config['bert_revision']}")
+    return ", ".join(filter(None, names)) or "a local folder"
 
 
-def _table(header: list[str], rows: list[list]) -> str:
+def _per_class(config: dict, best: dict) -> str:
+    rows = []
+    for name, output in config["label2id"].items():
+        scores = best["per_class"][name]
+        shown = [f"{scores[kind]:.4f}" for kind in ("precision", "recall", "f1")]
+        rows.append([output, f"`{name}`", *shown, scores["support"]])
+    return _table(["output", "label", "precision", "recall", "F1", "dev examples"], rows)
+
+
+def _numbers(header: str, values: Mapping[str, float]) -> str:
+    return _table([header, "value"], ([name, f"{value:.4f}"] for name, value in values.items()))
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(
         "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines

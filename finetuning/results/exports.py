@@ -1,0 +1,186 @@
+"""Export a fine-tuned model and verify it on the run's dev examples: export_classifier.py."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import mxnet as mx
+import numpy as np
+from safetensors import SafetensorError
+from scipy.stats import binomtest, pearsonr
+from tqdm import tqdm
+
+from bert.classifier import Classifier, load_classifier
+from bert.errors import RunError, UserError
+from bert.files import read_json, replacing
+from bert.parameters import read_params
+from dataset import DEV_EXAMPLES, TokenizedExamples, evaluation_batches, padded_batch
+from finetuning import console
+from finetuning.data.tasks import Task, task_from_config
+from finetuning.results.export_formats import FORMATS, Compute
+from finetuning.results.predictions import logits_of
+from finetuning.training.trainer import predict
+from finetuning.training.workers import Workers
+
+# Float32 logits that differ by more than this are not those of the same function: MXNet, PyTorch
+# and ONNX Runtime have been seen to differ by a hundredth of it.
+_TOLERANCE = 1e-3
+# The same for the logits that a run in bfloat16 or float16 recorded, compared with float32.
+_LOW_PRECISION_TOLERANCE = 0.3
+_CONFIDENCE = 0.95
+# The files of weights, in all formats.
+_WEIGHTS = (".params", ".safetensors", ".onnx")
+
+
+def export(args: argparse.Namespace) -> None:
+    """Do what export_classifier.py's flags say.
+
+    Raises
+    ------
+    UserError
+        The folder exists already, or the run's files are missing or do not fit each other.
+    RunError
+        The export does not compute what the run does. Nothing of it is kept.
+    """
+    out, format = Path(args.output_dir), FORMATS[args.format]
+    if out.exists():
+        raise UserError(f"{out} already exists: choose a new folder")
+    model = load_classifier(args.model_dir)
+    run = Path(args.model_dir)
+    run = run if run.is_dir() else run.parent
+    check = load_check(run, args)
+    task, dev = check.task, len(check.examples)
+    print(f"comparing labels and logits of the run's {dev} dev examples of {task.name}")
+    rows = [check.row("this project", check.logits, (run / "model.params").stat().st_size)]
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with replacing(out) as folder:
+            folder.mkdir()
+            format.write(folder, model)
+            logits = check.compute(format.read(folder))
+            difference = float(np.abs(logits - check.logits).max())
+            if not difference <= _TOLERANCE:
+                raise RunError(
+                    f"the export's logits differ by up to {difference:.3g} from the run's: "
+                    "nothing of it was kept"
+                )
+            rows.append(check.row(args.format, logits, _bytes_of_weights(folder)))
+            if args.quantize and format.quantize:
+                format.quantize(folder, model)
+                logits = check.compute(format.read(folder))
+                rows.append(check.row(f"{args.format}, int8", logits, _bytes_of_weights(folder)))
+            if (run / "README.md").is_file():
+                shutil.copyfile(run / "README.md", folder / "README.md")
+    except SafetensorError as error:
+        raise RunError(f"cannot write {out}: {error}") from None
+    print(console.table(check.header(), rows))
+    print(f"written to {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
+
+
+@dataclass(frozen=True)
+class Check:
+    """What an export is compared with: the run's dev examples and the logits it has for them."""
+
+    task: Task
+    examples: TokenizedExamples
+    batch_size: int
+    logits: np.ndarray  # [examples, outputs], as predict.py computes them
+
+    def compute(self, compute: Compute) -> np.ndarray:
+        """Return the logits ``[examples, outputs]`` that an export gives."""
+        return logits_by(compute, self.examples, self.batch_size)
+
+    def header(self) -> list[str]:
+        changed = [] if self.task.regression else ["labels changed"]
+        metric = "pearson" if self.task.regression else "accuracy"
+        return ["", metric, "95 % interval", *changed, "max difference", "size MB"]
+
+    def row(self, name: str, logits: np.ndarray, size: int) -> list[float | str]:
+        """Return a row of the table: the metric, its interval and what differs; size in bytes."""
+        label = self.examples.label
+        changed = []
+        if self.task.regression:
+            pearson = pearsonr(logits[:, 0].astype(np.float64), label.astype(np.float64))
+            metric, interval = pearson.statistic, pearson.confidence_interval(_CONFIDENCE)
+        else:
+            predicted = logits.argmax(axis=1)
+            right = int((predicted == label).sum())
+            metric = right / len(label)
+            interval = binomtest(right, len(label)).proportion_ci(_CONFIDENCE, method="wilson")
+            changed = [str((predicted != self.logits.argmax(axis=1)).sum())]
+        difference = np.abs(logits - self.logits).max()
+        shown = f"{interval.low:.3f} to {interval.high:.3f}"
+        return [name, float(metric), shown, *changed, f"{difference:.2g}", f"{size / 1e6:.1f}"]
+
+
+def _bytes_of_weights(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir() if path.suffix in _WEIGHTS)
+
+
+def load_check(run: Path, args: argparse.Namespace) -> Check:
+    """Read what a run was measured on, and compute its logits again.
+
+    Raises
+    ------
+    UserError
+        The files do not belong to each other or to the model.
+    """
+    model = load_classifier(args.model_dir)
+    task = task_from_config(model.config)
+    examples = read_dev_examples(run, model, task)
+    recorded = recorded_logits(run, examples, task)
+    model.compile()
+    logits = predict(model.net, examples, args.batch_size, Workers([mx.cpu()]))
+    arguments = read_json(run / "metrics.json").get("arguments", {})
+    tolerance = _TOLERANCE if arguments.get("dtype") == "float32" else _LOW_PRECISION_TOLERANCE
+    if not np.abs(logits - recorded).max() <= tolerance:
+        raise UserError(
+            f"{run}: model.params does not give the predictions in dev_predictions.tsv: is a run "
+            "still writing there?"
+        )
+    return Check(task, examples, args.batch_size, logits)
+
+
+def read_dev_examples(run: Path, model: Classifier, task: Task) -> TokenizedExamples:
+    """Read the examples a run was measured on; UserError if they are not the model's."""
+    path = run / DEV_EXAMPLES
+    arrays = read_params(path)
+    try:
+        examples = TokenizedExamples.from_arrays(arrays)
+    except ValueError as error:
+        raise UserError(f"{path} holds no examples: {error}") from None
+    sizes, ids, label = model.net.bert.config, examples.input_ids, examples.label
+    if ids.min() < 0 or ids.max() >= sizes.vocab_size or examples.lengths.max() > sizes.max_length:
+        raise UserError(f"{path} holds examples of another model than the one beside it")
+    kind = "f" if task.regression else "i"
+    known = task.regression or 0 <= label.min() <= label.max() < task.outputs
+    if label.dtype.kind != kind or not known:
+        raise UserError(f"{path} holds labels of another task than the model's, {task.name}")
+    return examples
+
+
+def recorded_logits(run: Path, examples: TokenizedExamples, task: Task) -> np.ndarray:
+    """Return the logits ``[examples, outputs]`` in a run's dev_predictions.tsv."""
+    path = run / "dev_predictions.tsv"
+    try:
+        logits = logits_of(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the run's predictions {path}: {error.strerror}") from None
+    except (ValueError, IndexError):
+        raise UserError(f"{path} is damaged: it holds no logits") from None
+    if logits.shape != (len(examples), task.outputs):
+        raise UserError(f"{path} does not belong to {DEV_EXAMPLES}: their rows are not the same")
+    return logits
+
+
+def logits_by(compute: Compute, examples: TokenizedExamples, batch_size: int) -> np.ndarray:
+    """Return the logits ``[examples, outputs]`` that a function of padded batches gives."""
+    logits: dict[int, np.ndarray] = {}
+    batches = evaluation_batches(examples.lengths, batch_size)
+    for indices in tqdm(batches, unit=" batches", delay=1, leave=False, disable=None):
+        logits |= zip(indices.tolist(), compute(*padded_batch(examples, indices)), strict=True)
+    return np.stack([logits[i] for i in range(len(examples))])

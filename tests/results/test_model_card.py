@@ -1,0 +1,85 @@
+"""The model card: the same run gives the same card, and a user's README is kept."""
+
+from __future__ import annotations
+
+import json
+
+from finetuning.results import model_card
+from finetuning.results.export_formats import FORMATS
+
+CONFIG = {
+    **{"task_name": "MRPC", "text_a_column": "one", "text_b_column": "two", "label_column": "y"},
+    **{"problem_type": "single_label_classification", "label2id": {"no": 0, "a|b{}": 1}},
+    **{"bert_model": "bert_12_768_12", "bert_dataset": "", "bert_revision": "abc"},
+    **{"num_hidden_layers": 12, "hidden_size": 768, "do_lower_case": True, "max_len": 128},
+}
+_SCORES = {"precision": 0.5, "recall": 0.25, "f1": 1 / 3, "support": 7}
+RESULTS = {
+    "num_parameters": 1234567,
+    "data": {"train": {"examples": 70, "tokens": 900, "truncated": 1}},
+    "best": {
+        "epoch": 2,
+        "dev": {"accuracy": 0.875},
+        "per_class": {"no": _SCORES, "a|b{}": _SCORES},
+    },
+    "arguments": {"epochs": 3, "lr": 0.001, "folds": None, "skip_bad_rows": False},
+    "environment": {"MXNet": "1.9.1"},
+}
+
+
+def test_a_classifiers_card():
+    card = model_card.text(CONFIG, RESULTS)
+    assert card.startswith("---\nlibrary_name: mxnet\n")
+    for expected in (
+        "From `one` and `two` it predicts one of 2 labels (`y`)",
+        "The pretrained BERT was bert_12_768_12, revision abc (12 layers, 768 units, lower-cased",
+        "1,234,567 parameters",
+        "| train | 70 | 900 | 1 |",
+        "From the best epoch (2 of 3)",
+        "| accuracy | 0.8750 |",
+        "| 1 | `a\\|b{}` | 0.5000 | 0.2500 | 0.3333 | 7 |",
+        "| `--lr` | 0.001 |",
+        "| MXNet | 1.9.1 |",
+    ):
+        assert expected in card
+    for absent in ("--folds", "--skip_bad_rows", "## Calibration", "labelled test file", "\n\n\n"):
+        assert absent not in card
+    assert card == model_card.text(CONFIG, RESULTS)
+
+
+def test_every_export_format_is_listed_with_the_program_that_reads_it():
+    card = model_card.text(CONFIG, RESULTS)
+    assert all(f"| `{name}` | {format.reader} |" in card for name, format in FORMATS.items())
+
+
+def test_a_regressions_card_with_test_metrics():
+    config = {**CONFIG, "problem_type": "regression", "bert_model": "", "bert_revision": None}
+    best = {"epoch": 1, "dev": {"pearson": 0.5}}
+    card = model_card.text(config, {**RESULTS, "best": best, "test": {"pearson": 0.25}})
+    assert "a number (`y`)" in card and "BERT was a local folder (" in card
+    assert (
+        "On the labelled test file:\n\n| metric | value |\n| --- | --- |\n| pearson | 0.2500 |"
+        in card
+    )
+    assert "## Labels" not in card
+
+
+def test_a_calibrated_models_card():
+    card = model_card.text({**CONFIG, "calibration": {"temperature": 1.5}}, RESULTS)
+    assert "| temperature | 1.5000 |" in card and "predict.py applies it" in card
+
+
+def test_only_a_card_is_written_over_or_removed(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    warnings = []
+    for _ in range(2):
+        model_card.write(tmp_path, RESULTS, warnings.append)
+    assert (tmp_path / "README.md").exists() and not warnings
+    model_card.remove(tmp_path)
+    assert not (tmp_path / "README.md").exists()
+    (tmp_path / "README.md").write_text("# My project\n")
+    model_card.write(tmp_path, RESULTS, warnings.append)
+    model_card.remove(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "# My project\n"
+    (sentence,) = warnings
+    assert sentence.startswith("warning") and "left as it is" in sentence
