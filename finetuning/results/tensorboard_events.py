@@ -1,4 +1,8 @@
-"""TensorBoard's event files: the curves of a run, while it is made."""
+"""TensorBoard event files: the curves of a run while it trains.
+
+Only TensorBoard's record format is used, not tensorboardX: its writer thread ends on a full disk
+(2.6.5), and training then waits forever for its queue.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +16,19 @@ _PREFIX = "events.out.tfevents."
 
 
 class EventFile:
-    """Appends scalars to a new event file in a folder, if it is wanted.
+    """Appends scalars to a new event file in a folder.
 
-    Where a run goes on, TensorBoard is told to forget what it has seen from that update on. A
-    disk that is full ends the curves, not the run. Use as a context manager.
+    In a resumed run TensorBoard is told to discard the points after the last checkpoint. A full
+    disk ends the curves, not the run. Use as a context manager.
 
     Parameters
     ----------
     folder : Path, optional
-        None: where nothing is to be written.
+        None: nothing is written.
     wanted : bool, optional
-        None: where tensorboard is installed.
+        Whether to write a file. Default: if tensorboard is installed.
     updates : int
-        Those that are done.
+        Updates done so far.
     warn : function of str
     """
 
@@ -35,7 +39,7 @@ class EventFile:
             wanted = importlib.util.find_spec("tensorboard") is not None
         if not (wanted and folder):
             return
-        # It takes a fifth of a second, which only those pay who want it.
+        # Imported only where it is wanted: it takes a fifth of a second.
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.summary.writer.record_writer import RecordWriter
@@ -61,7 +65,7 @@ class EventFile:
             self._file.close()
 
     def add(self, update: int, scalars: dict[str, float]) -> None:
-        """Append values at an update, by their names (as ``train/loss``)."""
+        """Append values at an update, by name (e.g. ``train/loss``)."""
         if self._file:
             values = [
                 self._summary.Value(tag=name, simple_value=value) for name, value in scalars.items()
@@ -76,7 +80,7 @@ class EventFile:
             self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
-        self._warn(f"warning: TensorBoard's event file ends here: {error.strerror}")
+        self._warn(f"warning: the TensorBoard event file ends here: {error.strerror}")
         self._file = None
 
 
