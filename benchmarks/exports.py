@@ -35,7 +35,7 @@ from bert.parameters import read_params
 from dataset import DEV_EXAMPLES, TokenizedExamples, evaluation_batches, padded_batch
 from finetuning.results.export_formats import read_gluon, read_onnx
 from finetuning.results.exports import logits_by
-from finetuning.training.trainer import predict
+from finetuning.training.evaluation import predict
 from finetuning.training.workers import Workers
 
 ROUNDS = 5

@@ -22,7 +22,7 @@ from finetuning import console
 from finetuning.data.tasks import Task, task_from_config
 from finetuning.results.export_formats import FORMATS, Compute
 from finetuning.results.predictions import logits_of
-from finetuning.training.trainer import predict
+from finetuning.training.evaluation import predict
 from finetuning.training.workers import Workers
 
 # Float32 logits that differ by more than this are not those of the same function: MXNet, PyTorch

@@ -25,7 +25,7 @@ from finetuning.data.reading import Examples, empty_text
 from finetuning.data.tables import BadRows, Row, parse_object, split_lines, table_rows, text_of
 from finetuning.data.tasks import Task, task_from_config
 from finetuning.results.predictions import delimited
-from finetuning.training.trainer import predict
+from finetuning.training.evaluation import predict
 from finetuning.training.workers import Workers
 
 # How many batches of a file are read, sorted by length and written at a time: enough for little

@@ -32,8 +32,7 @@ def cross_validate(run: Run, train: Train) -> None:
     parts = folds(run.train.label, count, options.seed, data.task.regression)
     for number, (rest, part) in enumerate(parts, start=1):
         log.info(
-            f"\nfold {number} of {count}: {len(rest)} for training, {len(part)} for "
-            "evaluation"
+            f"\nfold {number} of {count}: {len(rest)} for training, {len(part)} for evaluation"
         )
         reset(options.seed)
         fold = Data(
