@@ -21,6 +21,9 @@ from finetuning import command
 
 def main() -> None:
     if importlib.util.find_spec("horovod") is None:
+        if {"-h", "--help"} & set(sys.argv):
+            print(__doc__)
+            return
         raise UserError("Horovod is not installed; make setup-distributed does it")
     runtime.restore_numpy_names()
     from horovod.runner.launch import run_commandline

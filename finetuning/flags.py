@@ -7,18 +7,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-import shutil
 import struct
-import sys
-import textwrap
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, TypeVar
 
 from bert.errors import UserError
+from finetuning.parser import Parser
 
 Convert = Callable[[str], Any]
 
-_WIDEST_HELP = 100  # columns; on a terminal with fewer it is as wide as the terminal
 # The normal numbers of float32, in which networks compute.
 _FLOAT32 = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 
@@ -183,16 +180,12 @@ class Rule(Generic[T]):
         return f"{self.why}: leave out {flags(excluded, 'and')}" if self.excludes else self.why
 
 
-class Parser(argparse.ArgumentParser):
-    """Takes flags by their full names, and refuses what is wrong in one sentence (exit code 2)."""
+class OptionsParser(Parser):
+    """Reads the flags that a dataclass declares."""
 
-    def __init__(self, description: str | None, usage: str = "%(prog)s [flags]"):
+    def __init__(self, prog: str, description: str | None):
         super().__init__(
-            usage=usage,
-            description=description,
-            formatter_class=_Help,
-            allow_abbrev=False,
-            argument_default=argparse.SUPPRESS,
+            prog, description, usage="%(prog)s [flags]", argument_default=argparse.SUPPRESS
         )
 
     def add(self, options: type) -> None:
@@ -220,18 +213,8 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(f"--{name}", nargs="?", const=True, help=argparse.SUPPRESS)
 
     def read(self, argv: Sequence[str] | None = None) -> dict[str, Any]:
-        """Return the values of the flags given, by name; an empty value is always a mistake."""
-        argv = list(sys.argv[1:] if argv is None else argv)
-        for before, text in zip([self.prog, *argv], argv, strict=False):
-            name, equals, value = text.partition("=")
-            if not text.strip() or (name.startswith("--") and equals and not value.strip()):
-                which = name if text.strip() else before
-                self.error(f"the value of {which} is empty: is a shell variable not set?")
+        """Return the values of the flags given, by name."""
         return vars(self.parse_args(argv))
-
-    def error(self, message: str) -> NoReturn:
-        message = message.removeprefix("argument ").replace(": must be ", " must be ", 1)
-        self.exit(2, f"{self.prog}: {message} (--help lists the flags)\n")
 
 
 def _for_argparse(convert: Convert) -> Convert:
@@ -242,23 +225,6 @@ def _for_argparse(convert: Convert) -> Convert:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return convert_or_complain
-
-
-class _Help(argparse.HelpFormatter):
-    """As wide as the terminal, in whole words; of the description, indented lines stay as is."""
-
-    def __init__(self, prog: str):
-        columns = min(_WIDEST_HELP, shutil.get_terminal_size().columns)
-        super().__init__(prog, width=columns - 2)
-
-    def _split_lines(self, text: str, width: int) -> list[str]:
-        return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return "\n\n".join(
-            part if part.startswith(" ") else "\n".join(self._split_lines(part, width))
-            for part in text.strip("\n").split("\n\n")
-        )
 
 
 def _default(field: dataclasses.Field, about: Flag) -> str:

@@ -15,7 +15,17 @@ from typing import Any
 from bert import __version__
 from bert.errors import UserError
 from finetuning.data.tasks import OWN_DATA, TASKS, find_task
-from finetuning.flags import Parser, Rule, flag, flags_of, number, numbers, one_of, switch, tables
+from finetuning.flags import (
+    OptionsParser,
+    Rule,
+    flag,
+    flags_of,
+    number,
+    numbers,
+    one_of,
+    switch,
+    tables,
+)
 
 # How often a run is saved within an epoch unless --checkpoint_steps says otherwise.
 CHECKPOINT_SECONDS = 300
@@ -323,7 +333,7 @@ def parse(description: str | None, argv: list[str] | None = None) -> Options:
     from, and ``seed``, the first of ``--seeds``. What a trained model decides is not yet: see
     :meth:`Options.with_model_config`.
     """
-    parser = Parser(description)
+    parser = OptionsParser("finetune_classifier.py", description)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add(Options)
     for name in (*NEEDLESS, *ELSEWHERE):

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import shutil
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
+
+# As wide as the terminal, up to so many columns.
+_WIDEST_HELP = 100
 
 
 class Parser(argparse.ArgumentParser):
@@ -17,7 +22,7 @@ class Parser(argparse.ArgumentParser):
     prog : str
         The command's name, as messages show it.
     description : str
-        The script's docstring, printed as it is.
+        The script's docstring; its indented lines are printed as they are.
     old_spellings : mapping of str to str, optional
         Flags that still work but are not in ``--help``: {old: new}.
     **options
@@ -27,29 +32,48 @@ class Parser(argparse.ArgumentParser):
     def __init__(
         self,
         prog: str,
-        description: str,
+        description: str | None,
         old_spellings: Mapping[str, str] | None = None,
         **options: Any,
     ):
         super().__init__(
-            prog,
-            description=description,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-            **options,
+            prog, description=description, formatter_class=_Help, allow_abbrev=False, **options
         )
         self._old_spellings = old_spellings or {}
 
     def parse_known_args(self, args=None, namespace=None):
-        args = sys.argv[1:] if args is None else args
+        args = list(sys.argv[1:] if args is None else args)
+        for before, text in zip([self.prog, *args], args, strict=False):
+            name, equals, value = text.partition("=")
+            if not text.strip() or (name.startswith("--") and equals and not value.strip()):
+                which = name if text.strip() else before
+                self.error(f"the value of {which} is empty: is a shell variable not set?")
         return super().parse_known_args(list(map(self._current_spelling, args)), namespace)
 
     def _current_spelling(self, argument: str) -> str:
         flag, equals, value = argument.partition("=")
         return self._old_spellings.get(flag, flag) + equals + value
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
+        message = message.removeprefix("argument ").replace(": must be ", " must be ", 1)
         self.exit(2, f"{self.prog}: {message} (--help lists the flags)\n")
+
+
+class _Help(argparse.HelpFormatter):
+    """As wide as the terminal, in whole words; of the description, indented lines stay as is."""
+
+    def __init__(self, prog: str):
+        columns = min(_WIDEST_HELP, shutil.get_terminal_size().columns)
+        super().__init__(prog, width=columns - 2)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n\n".join(
+            part if part.startswith(" ") else "\n".join(self._split_lines(part, width))
+            for part in text.strip("\n").split("\n\n")
+        )
 
 
 def count(text: str) -> int:

@@ -70,7 +70,7 @@ def test_an_old_spelling_works_and_is_not_shown(capsys):
     assert "--out " not in parser.format_help()
     with pytest.raises(SystemExit):
         parser.parse_args(["--out"])
-    assert capsys.readouterr().err.startswith("name: argument --output_dir: expected one")
+    assert capsys.readouterr().err.startswith("name: --output_dir: expected one argument")
 
 
 def test_a_count_is_at_least_1():
@@ -78,3 +78,17 @@ def test_a_count_is_at_least_1():
     for text, says in {"0": "must be at least 1, not 0", "many": "'many' is not a whole"}.items():
         with pytest.raises(argparse.ArgumentTypeError, match=says):
             count(text)
+
+
+@scripts
+def test_an_empty_value_as_of_an_unset_variable_is_a_mistake_for_every_flag(script, capsys):
+    with pytest.raises(SystemExit):
+        script.main(["--help"])
+    flags = {word.strip("[],") for word in capsys.readouterr().out.split() if word[:2] == "--"}
+    assert len(flags) > 1
+    for flag in flags:
+        for given in ([flag, ""], [f"{flag}="]):
+            with pytest.raises(SystemExit) as end:
+                script.main(given)
+            error = capsys.readouterr().err
+            assert end.value.code == 2 and f"the value of {flag} is empty" in error

@@ -10,7 +10,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from finetuning.flags import parse_args
+from finetuning.options import parse
 
 README = ROOT / "README.md"
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/R*.md")])
@@ -125,7 +125,7 @@ def test_commands_have_flags_that_exist(command):
     given = [word for word in words if word != "…"]
     assert {word for word in given if word.startswith("--")} <= help_of(script, *given)
     if script == "finetune_classifier.py" and given == words:
-        parse_args("", words)  # refuses flags that do not go together
+        parse("", words)  # refuses flags that do not go together
 
 
 def test_flags_that_are_named_exist():
