@@ -23,7 +23,7 @@ import numpy as np
 import workload
 from gluonnlp.data import FixedBucketSampler
 
-from bert import convert
+from bert.huggingface import config_from_huggingface, gluon_names, read_safetensors
 from bert.parameters import parameters_of, set_parameters
 from bert.tokenizer import BERTTokenizer
 
@@ -34,7 +34,7 @@ def main() -> None:
     np.random.seed(workload.SEED)  # the sampler's
     ctx = mx.cpu()
     pairs = workload.read_pairs(args)
-    config = convert.config_from_huggingface(args.model / "config.json")
+    config = config_from_huggingface(args.model / "config.json")
     encoder = gluonnlp.model.bert.BERTEncoder(
         num_layers=config.num_layers,
         units=config.units,
@@ -53,7 +53,7 @@ def main() -> None:
         use_classifier=False,
     )
     source = args.model / "model.safetensors"
-    arrays = convert.to_gluon(convert.read_safetensors(source), config, source)
+    arrays = gluon_names(read_safetensors(source), config, source)
     for name, parameter in parameters_of(bert).items():
         parameter.shape = arrays[name].shape  # gluonnlp leaves some open until the first batch
     set_parameters(bert, arrays, [ctx], source)

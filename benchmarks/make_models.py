@@ -13,15 +13,14 @@ runtime.prepare()
 import numpy as np
 from safetensors.numpy import save_file
 
-from bert import zoo
-from bert.convert import config_to_huggingface, gluon_to_huggingface
-from bert.modeling import BERTConfig, BERTModel
-from bert.parameters import parameters_of
+from bert import pretrained
+from bert.config import BERTConfig, parameter_shapes
+from bert.huggingface import config_to_huggingface, gluon_to_huggingface
 
 
 def make(cache: Path) -> None:
     """Fill ``cache/MiniLM`` and ``cache/BERT base`` where they are not there yet."""
-    weights = zoo.find("bert_6_384_12", "minilm_en_uncased").weights
+    weights = pretrained.find("bert_6_384_12", "minilm_en_uncased").weights
     if not (cache / "MiniLM").is_dir():
         shutil.copytree(weights.parent, cache / "MiniLM")
     base = cache / "BERT base"
@@ -33,7 +32,7 @@ def make(cache: Path) -> None:
     for name in ("vocab.txt", "tokenizer.json"):
         shutil.copy(weights.parent / name, base / name)
     random = np.random.default_rng(0)
-    shapes = {name: parameter.shape for name, parameter in parameters_of(BERTModel(config)).items()}
+    shapes = parameter_shapes(config)
     tensors = {}
     for gluon, huggingface in gluon_to_huggingface(config.num_layers).items():
         values = random.standard_normal(shapes[gluon], np.float32) * 0.02

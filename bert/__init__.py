@@ -2,14 +2,14 @@
 
     from bert import get_model, load_classifier
 
-loads MXNet with :func:`bert.runtime.prepare`; call that first to choose the number of threads.
+This loads MXNet with :func:`bert.runtime.prepare`; call that first to choose the number of threads.
 """
 
 __version__ = "1.0.0"
 
 
 def __getattr__(name):
-    # Looked up lazily, because both load MXNet.
+    # Imported on first use, because both load MXNet.
     if name not in ("get_model", "load_classifier"):
         raise AttributeError(f"module 'bert' has no attribute {name!r}")
     import sys
@@ -19,7 +19,7 @@ def __getattr__(name):
     if "mxnet" not in sys.modules:
         runtime.prepare()
     if name == "get_model":
-        from bert.zoo import get_model
+        from bert.pretrained import get_model
 
         return get_model
     from bert.classifier import load_classifier

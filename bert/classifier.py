@@ -1,9 +1,8 @@
-"""The head that fine-tuning puts on BERT."""
+"""The classifier: BERT with a head, and the folder of a run that holds a fine-tuned one."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,9 +11,9 @@ from mxnet.gluon import HybridBlock, nn
 from mxnet.initializer import Normal
 
 from bert import native
-from bert.convert import config_from_huggingface
 from bert.errors import UserError
-from bert.files import read_json
+from bert.files import json_text, read_json
+from bert.huggingface import config_from_huggingface
 from bert.modeling import INITIALIZER_RANGE, BERTModel
 from bert.parameters import read_params, set_parameters
 from bert.tokenizer import BERTTokenizer, check_vocabulary
@@ -23,8 +22,8 @@ from bert.tokenizer import BERTTokenizer, check_vocabulary
 class BERTClassifier(HybridBlock):
     """Dropout and one dense layer on the pooled [CLS] row (section 4.1).
 
-    Parameters are named as in ``gluonnlp.model.BERTClassifier``, of which a saved file can be
-    loaded (its dropout must not be 0, or its dense layer is called ``classifier.0``).
+    Parameters are named as in ``gluonnlp.model.BERTClassifier``, and saved files load in both
+    directions (unless its dropout is 0: then its dense layer is called ``classifier.0``).
 
     Parameters
     ----------
@@ -60,26 +59,26 @@ class BERTClassifier(HybridBlock):
 
 
 class Classifier(NamedTuple):
-    """A fine-tuned model, or one about to be: what a run's folder holds."""
+    """A network with its tokenizer and config: what a run's folder holds."""
 
     net: BERTClassifier
     tokenizer: BERTTokenizer
     config: dict  # the content of config.json
 
     def compile(self, fused: bool = True, bfloat16: bool = False) -> str | None:
-        """Make one graph of the network.
+        """Compile the network into one graph.
 
         Parameters
         ----------
         fused : bool
             Use the fused CPU operators of :mod:`bert.native`, if they can be built.
         bfloat16 : bool
-            Multiply in bfloat16.
+            Compute the encoder's matrix products in bfloat16.
 
         Returns
         -------
         str or None
-            Why MXNet's own, slower operators are used although the fused ones were asked for.
+            Why the fused operators are unavailable; MXNet's own, slower ones are used then.
         """
         unavailable = None
         if bfloat16:
@@ -96,18 +95,18 @@ class Classifier(NamedTuple):
 
 
 _NO_CHECKSUM = "0" * 64
-# What tells a run's config.json from any other.
+# The keys of a run's config.json that other config.json files lack.
 _KEYS = ("task_name", "max_len", "id2label", "do_lower_case", "vocab_sha256", "sha256")
 
 
 def config_text(config: dict, vocabulary: str) -> str:
     """Return the text of a run's ``config.json``.
 
-    It carries the checksum of ``vocab.txt``, whose text is given, and its own: that of the text
-    with 0 in the checksum's place.
+    It contains the checksum of ``vocab.txt``, whose text is given, and its own checksum, computed
+    with zeros in the checksum's place.
     """
     content = {**config, "vocab_sha256": _sha256(vocabulary), "sha256": _NO_CHECKSUM}
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    text = json_text(content)
     return text.replace(f'"sha256": "{_NO_CHECKSUM}"', f'"sha256": "{_sha256(text)}"')
 
 
@@ -116,7 +115,7 @@ def _sha256(text: str) -> str:
 
 
 def _check(folder: Path, config: dict) -> None:
-    """Raise UserError where a run's config.json or vocab.txt is not as it was written."""
+    """Raise UserError if a run's config.json or vocab.txt has changed since it was written."""
     text = (folder / "config.json").read_bytes().decode()
     text = text.replace(f'"sha256": "{config["sha256"]}"', f'"sha256": "{_NO_CHECKSUM}"')
     if _sha256(text) != config["sha256"]:
@@ -127,11 +126,11 @@ def _check(folder: Path, config: dict) -> None:
     except OSError as error:
         raise UserError(f"cannot read the vocabulary {vocab}: {error.strerror}") from None
     if checksum != config["vocab_sha256"]:
-        raise UserError(f"{vocab} is damaged or was edited: it is not what config.json says")
+        raise UserError(f"{vocab} is damaged or was edited: its checksum in config.json differs")
 
 
 def is_run(folder: Path) -> bool:
-    """Tell whether a folder's ``config.json`` is that of a run of this project."""
+    """Tell whether a folder is a training run's, by its ``config.json``."""
     path = folder / "config.json"
     return path.is_file() and {"task_name", "sha256"} <= set(read_json(path))
 
@@ -147,7 +146,7 @@ def load_classifier(
     ----------
     path : path
     dropout : float
-        Rate, where it is trained further.
+        Dropout rate, if the model is trained further.
     ctx : mx.Context or list of them, optional
         Where the parameters live; default ``mx.cpu()``.
 
@@ -159,18 +158,20 @@ def load_classifier(
     Raises
     ------
     UserError
-        The folder is not a run's, or its files are damaged or do not fit each other.
+        The folder is not a run's, or its files are damaged or do not match.
     """
     path = Path(path)
     parameters = path / "model.params" if path.is_dir() else path
     if not parameters.is_file():
-        raise UserError(f"there is no fine-tuned model {parameters}")
+        raise UserError(
+            f"{parameters}: no such model (expected the --output_dir of a training run)"
+        )
     folder = parameters.parent
     config = read_json(folder / "config.json")
     missing = [key for key in _KEYS if key not in config]
     if missing:
         raise UserError(
-            f"{folder / 'config.json'} is not that of a fine-tuned run: it lacks "
+            f"{folder / 'config.json'} is not from a fine-tuning run: missing keys "
             f"{', '.join(missing)}"
         )
     _check(folder, config)
@@ -178,8 +179,8 @@ def load_classifier(
     bert = BERTModel(config_from_huggingface(folder / "config.json"), dropout, cls_only=True)
     if config["max_len"] not in range(5, bert.config.max_length + 1):
         raise UserError(
-            f"{folder / 'config.json'}: max_len is {config['max_len']!r}, which is no length for "
-            f"a BERT of {bert.config.max_length} positions"
+            f"{folder / 'config.json'}: max_len is {config['max_len']!r}, but must be a number "
+            f"from 5 to {bert.config.max_length}"
         )
     check_vocabulary(tokenizer, bert.config.vocab_size)
     net = BERTClassifier(bert, len(config["id2label"]), dropout)

@@ -1,229 +1,90 @@
-"""Weights from and to Hugging Face's files: one table of names, used in both directions.
+"""Convert a pretrained BERT or a fine-tuned run to Hugging Face's or Gluon's folder layout.
 
     python -m bert.convert SRC DST --to huggingface|gluon
 
-See :mod:`bert.export` for what that does.
+SRC is a run's output folder, or a pretrained BERT: a name of the zoo (with --bert_dataset), a
+repository on the Hugging Face Hub, a folder in its layout, or a .params file with its vocabulary
+in the same folder (if there is no config.json either, --bert_model says which model of the zoo it
+is). DST is a new folder.
+
+huggingface: config.json, model.safetensors and the tokenizer's files. A run becomes a
+BertForSequenceClassification with its labels, which AutoModelForSequenceClassification and
+AutoTokenizer open. The tensors are bit-identical.
+
+gluon: parameters and config, for this project and for gluonnlp: model.params, config.json,
+vocab.txt, and model.vocab for gluonnlp. --model_parameters and predict.py read a run's folder;
+--pretrained_bert_parameters reads a pretrained BERT's model.params. Both load into gluonnlp's own
+networks. (export_classifier.py --format gluon writes a symbol file instead: the graph itself, which
+MXNet runs without a definition of the network.)
+
+Exit codes: 0 success; 1 the disk is full, and the like; 2 a flag or a file is wrong.
 """
 
 from __future__ import annotations
 
-import json
+import argparse
 import sys
 from pathlib import Path
-from typing import BinaryIO
 
 from bert import runtime
-
-if __name__ == "__main__":
-    runtime.prepare()
-
-import numpy as np
-from safetensors import SafetensorError, safe_open
-
 from bert.errors import UserError
-from bert.files import read_json
-from bert.modeling import BERTConfig, parameter_shapes
-
-# How many names an error lists.
-_NAMES_SHOWN = 6
-
-# Gluon's structural name -> Hugging Face's, for what exists once ...
-_MODEL_NAMES = {
-    "word_embed.0.weight": "embeddings.word_embeddings.weight",
-    "token_type_embed.0.weight": "embeddings.token_type_embeddings.weight",
-    "encoder.position_weight": "embeddings.position_embeddings.weight",
-    "encoder.layer_norm.gamma": "embeddings.LayerNorm.weight",
-    "encoder.layer_norm.beta": "embeddings.LayerNorm.bias",
-    "pooler.weight": "pooler.dense.weight",
-    "pooler.bias": "pooler.dense.bias",
-}
-# ... and once a layer ("encoder.transformer_cells.N." -> "encoder.layer.N.").
-_LAYER_NAMES = {
-    "attention_cell.proj_query.weight": "attention.self.query.weight",
-    "attention_cell.proj_query.bias": "attention.self.query.bias",
-    "attention_cell.proj_key.weight": "attention.self.key.weight",
-    "attention_cell.proj_key.bias": "attention.self.key.bias",
-    "attention_cell.proj_value.weight": "attention.self.value.weight",
-    "attention_cell.proj_value.bias": "attention.self.value.bias",
-    "proj.weight": "attention.output.dense.weight",
-    "proj.bias": "attention.output.dense.bias",
-    "layer_norm.gamma": "attention.output.LayerNorm.weight",
-    "layer_norm.beta": "attention.output.LayerNorm.bias",
-    "ffn.ffn_1.weight": "intermediate.dense.weight",
-    "ffn.ffn_1.bias": "intermediate.dense.bias",
-    "ffn.ffn_2.weight": "output.dense.weight",
-    "ffn.ffn_2.bias": "output.dense.bias",
-    "ffn.layer_norm.gamma": "output.LayerNorm.weight",
-    "ffn.layer_norm.beta": "output.LayerNorm.bias",
-}
-# What a checkpoint may hold beside the encoder, and what is left aside: pre-training heads, another
-# task's head, and buffers that old versions of transformers saved.
-_IGNORED_PREFIXES = ("cls.", "classifier.", "qa_outputs.", "embeddings.position_ids")
-HEAD_NAMES = {"classifier.1.weight": "classifier.weight", "classifier.1.bias": "classifier.bias"}
-_POOLER = ("pooler.weight", "pooler.bias")
-# Type in a safetensors header -> NumPy's; bfloat16, the upper half of a float32, NumPy has not.
-_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-
-_CONFIG_NAMES = {
-    "vocab_size": "vocab_size",
-    "num_layers": "num_hidden_layers",
-    "units": "hidden_size",
-    "hidden_size": "intermediate_size",
-    "num_heads": "num_attention_heads",
-    "max_length": "max_position_embeddings",
-    "token_type_vocab_size": "type_vocab_size",
-    "layer_norm_eps": "layer_norm_eps",
-}
-
-# What Hugging Face takes where config.json does not say it; old ones do not.
-_CONFIG_DEFAULTS = {"type_vocab_size": 2, "layer_norm_eps": 1e-12}
+from bert.files import replacing
 
 
-def gluon_to_huggingface(num_layers: int) -> dict[str, str]:
-    """Return {Gluon's structural name: Hugging Face's name without "bert."} of a BERT."""
-    names = dict(_MODEL_NAMES)
-    for layer in range(num_layers):
-        for gluon, huggingface in _LAYER_NAMES.items():
-            names[f"encoder.transformer_cells.{layer}.{gluon}"] = (
-                f"encoder.layer.{layer}.{huggingface}"
-            )
-    return names
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bert.convert",
+        usage="%(prog)s SRC DST --to huggingface|gluon [flags]",
+        description=__doc__,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=100),
+    )
+    parser.add_argument("src", metavar="SRC", help="the model")
+    parser.add_argument("dst", metavar="DST", help="the folder to create")
+    parser.add_argument(
+        "--to", required=True, choices=("huggingface", "gluon"), help="the layout to write"
+    )
+    parser.add_argument(
+        "--bert_model", metavar="NAME", help="the model in a .params file, e.g. bert_12_768_12"
+    )
+    parser.add_argument(
+        "--bert_dataset",
+        metavar="NAME",
+        help="pretraining data of a model of the zoo (default: book_corpus_wiki_en_uncased)",
+    )
+    parser.add_argument(
+        "--revision", help="branch, tag or commit of a repository on the Hub (default: the newest)"
+    )
+    return parser.parse_args(argv)
 
 
-def config_from_huggingface(path: Path) -> BERTConfig:
-    """Read the sizes of a BERT from Hugging Face's ``config.json`` (or a run's)."""
-    content = read_json(path)
-    if content.get("model_type", "bert") != "bert":
-        raise UserError(f"{path} describes a {content['model_type']!r} model, not a BERT")
-    if content.get("hidden_act", "gelu") != "gelu":
-        raise UserError(f"{path}: the activation {content['hidden_act']!r} is not BERT's gelu")
-    if content.get("position_embedding_type", "absolute") != "absolute":
-        raise UserError(f"{path}: only absolute position embeddings are BERT's")
-    sizes = {}
-    for ours, theirs in _CONFIG_NAMES.items():
-        content.setdefault(theirs, _CONFIG_DEFAULTS.get(theirs))
-        if content[theirs] is None:
-            raise UserError(f"{path} does not say {theirs}")
-        kind = float if ours == "layer_norm_eps" else int
-        if isinstance(content[theirs], bool) or not isinstance(content[theirs], (int, kind)):
-            raise UserError(f"{path}: {theirs} is {content[theirs]!r}, not a number")
-        sizes[ours] = kind(content[theirs])
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    runtime.prepare()
     try:
-        return BERTConfig(**sizes)
+        convert(args)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-
-
-def config_to_huggingface(config: BERTConfig) -> dict:
-    """Return ``config.json``'s keys for a BERT's sizes."""
-    sizes = {theirs: getattr(config, ours) for ours, theirs in _CONFIG_NAMES.items()}
-    return {"model_type": "bert", "hidden_act": "gelu", **sizes}
-
-
-def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """Read a safetensors file's floating-point tensors as float32, by their names.
-
-    Raises
-    ------
-    UserError
-        The file cannot be read, or is damaged.
-    """
-    try:
-        with safe_open(path, "numpy"):
-            pass  # it has checked the header, and that it fits the file
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(size))
-            header.pop("__metadata__", None)
-            return {
-                name: _read_tensor(file, 8 + size, about)
-                for name, about in header.items()
-                if about["dtype"] in _DTYPES
-            }
+        print(f"bert.convert: {error}", file=sys.stderr)
+        return 2
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
-    except SafetensorError as error:
-        raise UserError(
-            f"{path} is damaged or not a safetensors file ({error}): fetch it again"
-        ) from None
+        print(f"bert.convert: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
-def _read_tensor(file: BinaryIO, start: int, about: dict) -> np.ndarray:
-    begin, end = about["data_offsets"]
-    file.seek(start + begin)
-    values = np.frombuffer(file.read(end - begin), _DTYPES[about["dtype"]])
-    if about["dtype"] == "BF16":
-        values = (values.astype(np.uint32) << 16).view(np.float32)
-    with np.errstate(over="ignore"):  # set_parameters refuses what is not finite
-        return values.astype(np.float32, copy=False).reshape(about["shape"])
+def convert(args: argparse.Namespace) -> None:
+    from bert import export
 
-
-def to_gluon(
-    tensors: dict[str, np.ndarray], config: BERTConfig, source: str | Path
-) -> dict[str, np.ndarray]:
-    """Give a Hugging Face BERT's tensors Gluon's structural names.
-
-    Returns
-    -------
-    dict of str to arrays
-        Every parameter of :class:`bert.modeling.BERTModel`; without those of the pooler where the
-        source has none.
-
-    Raises
-    ------
-    UserError
-        They are not those of a BERT of this config; the message lists what is missing, not known
-        or of another shape. ``source`` is the file it names.
-    """
-    found = {}
-    for name, tensor in tensors.items():
-        name = name.removeprefix("bert.")
-        if not name.startswith(_IGNORED_PREFIXES):
-            name = name.replace("LayerNorm.gamma", "LayerNorm.weight")
-            found[name.replace("LayerNorm.beta", "LayerNorm.bias")] = tensor
-    names = gluon_to_huggingface(config.num_layers)
-    if not any(names[ours] in found for ours in _POOLER):
-        names = {ours: theirs for ours, theirs in names.items() if ours not in _POOLER}
-    shapes = parameter_shapes(config)
-    missing = sorted(set(names.values()) - set(found))
-    left_over = sorted(set(found) - set(names.values()))
-    misshapen = [
-        f"{theirs} {found[theirs].shape} (not {shapes[ours]})"
-        for ours, theirs in names.items()
-        if theirs in found and found[theirs].shape != shapes[ours]
-    ]
-    if missing or left_over or misshapen:
-        raise UserError(
-            f"{source} does not hold the BERT its config.json describes; missing: "
-            f"{_some(missing)}; not known: {_some(left_over)}; of another shape: "
-            f"{_some(misshapen)}"
-        )
-    return {ours: found[theirs] for ours, theirs in names.items()}
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:_NAMES_SHOWN]) or "nothing"
-    more = len(names) - _NAMES_SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown
-
-
-def to_huggingface(arrays: dict[str, np.ndarray], num_layers: int) -> dict[str, np.ndarray]:
-    """Give a network's parameters Hugging Face's names: the inverse of :func:`to_gluon`.
-
-    Parameters
-    ----------
-    arrays : dict of str to arrays
-        Those of a :class:`bert.modeling.BERTModel`, or of a
-        :class:`bert.classifier.BERTClassifier`: then as BertForSequenceClassification has them.
-    num_layers : int
-    """
-    names = gluon_to_huggingface(num_layers)
-    if set(HEAD_NAMES) <= set(arrays):
-        names = {f"bert.{ours}": f"bert.{theirs}" for ours, theirs in names.items()} | HEAD_NAMES
-    return {theirs: arrays[ours] for ours, theirs in names.items() if ours in arrays}
+    dst = Path(args.dst)
+    if dst.exists():
+        raise UserError(f"{dst} already exists: choose a new folder")
+    write = export.write_huggingface if args.to == "huggingface" else export.write_gluon
+    model = export.read_model(args.src, args.bert_model, args.bert_dataset, args.revision)
+    dst.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(dst) as folder:
+        folder.mkdir()
+        write(folder, *model)
+    print(f"written to {dst}: {', '.join(sorted(file.name for file in dst.iterdir()))}")
 
 
 if __name__ == "__main__":
-    from bert.export import main
-
     sys.exit(main())

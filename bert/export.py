@@ -1,120 +1,73 @@
-"""A model as a folder for other programs: Hugging Face's layout, or Gluon's.
-
-    python -m bert.convert SRC DST --to huggingface|gluon
-
-SRC is a run's output folder, or a pretrained BERT: a name of the zoo (with --bert_dataset), a
-repository on the Hugging Face Hub, a folder in its layout, or a .params file with its vocabulary
-beside it (then --bert_model says which model of the zoo it is, where there is no config.json).
-DST is a new folder.
-
-huggingface: config.json, model.safetensors and the tokenizer's files. A run becomes a
-BertForSequenceClassification with its labels, which AutoModelForSequenceClassification and
-AutoTokenizer open; the tensors are the same bits.
-
-gluon: model.params, config.json, vocab.txt, and model.vocab for gluonnlp. A run's is what
---model_parameters and predict.py take; a pretrained BERT's model.params goes with
---pretrained_bert_parameters. Both load into gluonnlp's own networks.
-
-Exit codes: 0 done; 1 the disk is full, and the like; 2 a flag or a file is wrong.
-"""
+"""Write a model as a folder: Hugging Face's layout, Gluon's (parameters and config), a symbol."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import mxnet as mx
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from bert import convert, zoo
+from bert import huggingface, pretrained
 from bert.classifier import BERTClassifier, config_text, is_run, load_classifier
-from bert.errors import UserError
-from bert.files import replacing
+from bert.files import json_text
 from bert.modeling import BERTModel
 from bert.parameters import arrays_of, parameters_of, set_parameters, write_params
 from bert.tokenizer import BERTTokenizer, check_vocabulary
 
-# What a run's config.json says of itself; no other program asks for it.
+# Keys of a run's config.json that only this project uses.
 _CHECKSUMS = ("vocab_sha256", "sha256")
 # Of a classifier's symbol: int32 [B, L], [B, L] and [B].
 SYMBOL_INPUTS = ("input_ids", "token_types", "valid_length")
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m bert.convert",
-        usage="%(prog)s SRC DST --to huggingface|gluon [flags]",
-        description=__doc__,
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=100),
-    )
-    parser.add_argument("src", metavar="SRC", help="the model")
-    parser.add_argument("dst", metavar="DST", help="the folder to make")
-    parser.add_argument(
-        "--to", required=True, choices=("huggingface", "gluon"), help="the layout to write"
-    )
-    parser.add_argument(
-        "--bert_model", metavar="NAME", help="what a .params file holds, as bert_12_768_12"
-    )
-    parser.add_argument(
-        "--bert_dataset",
-        metavar="NAME",
-        help=f"what a model of the zoo was pretrained on (default: {zoo.DEFAULT_DATASET})",
-    )
-    parser.add_argument("--revision", help="of a repository on the Hub (default: the newest)")
-    return parser.parse_args(argv)
+class Model(NamedTuple):
+    """A BERT or a classifier, without a network."""
+
+    arrays: dict[str, np.ndarray]  # the parameters, by Gluon's structural names
+    config: dict  # the content of config.json
+    tokenizer: BERTTokenizer
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Do what the flags say; returns the exit code."""
-    args = parse_args(argv)
-    try:
-        arrays, config, tokenizer = read(args)
-        dst = Path(args.dst)
-        if dst.exists():
-            raise UserError(f"{dst} is there already: name a new folder")
-        write = to_huggingface if args.to == "huggingface" else to_gluon
-        dst.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(dst) as folder:
-            folder.mkdir()
-            write(folder, arrays, config, tokenizer)
-    except UserError as error:
-        print(f"bert.convert: {error}", file=sys.stderr)
-        return 2
-    except (OSError, SafetensorError) as error:
-        print(f"bert.convert: cannot write {args.dst}: {error}", file=sys.stderr)
-        return 1
-    print(f"written to {dst}: {', '.join(sorted(file.name for file in dst.iterdir()))}")
-    return 0
+def read_model(
+    src: str,
+    bert_model: str | None = None,
+    bert_dataset: str | None = None,
+    revision: str | None = None,
+) -> Model:
+    """Read a run's classifier or a pretrained BERT.
 
-
-def read(args: argparse.Namespace) -> tuple[dict[str, np.ndarray], dict, BERTTokenizer]:
-    """Return a model's parameters by Gluon's names, its config.json and its tokenizer.
-
-    The parameters are those of a classifier where it is a run's folder, else of a BERT.
+    Parameters
+    ----------
+    src : str
+        A run's folder, a ``.params`` file, or a name for :func:`bert.pretrained.find`.
+    bert_model, bert_dataset : str, optional
+        Model and pretraining data, as the zoo names them.
+    revision : str, optional
+        See :func:`bert.get_model`.
     """
-    src = Path(args.src)
-    if is_run(src):
-        net, tokenizer, config = load_classifier(src)
-        return arrays_of(net), config, tokenizer
-    if src.suffix == ".params":
-        source = zoo.find_params(src, args.bert_model or src.name, args.bert_dataset)
+    path = Path(src)
+    if is_run(path):
+        net, tokenizer, config = load_classifier(path)
+        return Model(arrays_of(net), config, tokenizer)
+    if path.suffix == ".params":
+        source = pretrained.find_params(path, bert_model or path.name, bert_dataset)
     else:
-        source = zoo.find(args.src, args.bert_dataset, args.revision)
+        source = pretrained.find(src, bert_dataset, revision)
     tokenizer = BERTTokenizer(source.vocab, source.do_lower_case)
     check_vocabulary(tokenizer, source.config.vocab_size)
     config = {
-        **convert.config_to_huggingface(source.config),
+        **huggingface.config_to_huggingface(source.config),
         "architectures": ["BertModel"],
         "do_lower_case": tokenizer.do_lower_case,
     }
-    return zoo.read_weights(source), config, tokenizer
+    return Model(pretrained.read_weights(source), config, tokenizer)
 
 
-def to_huggingface(
+def write_huggingface(
     folder: Path, arrays: dict[str, np.ndarray], config: dict, tokenizer: BERTTokenizer
 ) -> None:
     """Fill a folder with what Hugging Face's ``from_pretrained`` reads.
@@ -127,37 +80,58 @@ def to_huggingface(
     config : dict
         Its ``config.json``.
     tokenizer : BERTTokenizer
+
+    Raises
+    ------
+    OSError
+        The disk is full, and the like.
     """
     write_tokenizer_and_config(folder, config, tokenizer)
-    tensors = convert.to_huggingface(arrays, config["num_hidden_layers"])
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    tensors = huggingface.huggingface_names(arrays, config["num_hidden_layers"])
+    try:
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(str(error)) from None
 
 
 def write_tokenizer_and_config(folder: Path, config: dict, tokenizer: BERTTokenizer) -> None:
     """Write config.json with the labels, and the tokenizer's files, as Hugging Face reads them."""
-    config = {key: value for key, value in config.items() if key not in _CHECKSUMS}
-    _write(folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    _write(folder / "config.json", json_text(_without_checksums(config)))
     for name, text in tokenizer.huggingface_files(config["max_position_embeddings"]).items():
         _write(folder / name, text)
 
 
-def read_classifier(folder: Path, num_classes: int) -> BERTClassifier:
-    """Read a classifier from a folder that :func:`to_huggingface` has filled."""
-    config = convert.config_from_huggingface(folder / "config.json")
+def read_huggingface(folder: Path) -> BERTClassifier:
+    """Read a classifier from a folder that :func:`write_huggingface` has filled."""
+    config = huggingface.config_from_huggingface(folder / "config.json")
     weights = folder / "model.safetensors"
-    tensors = convert.read_safetensors(weights)
-    encoder = convert.to_gluon(tensors, config, weights)
+    tensors = huggingface.read_safetensors(weights)
+    encoder = huggingface.gluon_names(tensors, config, weights)
     arrays = {f"bert.{name}": array for name, array in encoder.items()}
-    arrays |= {ours: tensors[theirs] for ours, theirs in convert.HEAD_NAMES.items()}
-    net = BERTClassifier(BERTModel(config, cls_only=True), num_classes)
+    arrays |= {ours: tensors[theirs] for ours, theirs in huggingface.HEAD_NAMES.items()}
+    net = BERTClassifier(BERTModel(config, cls_only=True), len(tensors["classifier.bias"]))
     set_parameters(net, arrays, [mx.cpu()], weights)
     return net
 
 
-def to_symbol(
+def write_gluon(
+    folder: Path, arrays: dict[str, np.ndarray], config: dict, tokenizer: BERTTokenizer
+) -> None:
+    """Fill a folder with what this project and gluonnlp read.
+
+    The parameters are those of :func:`write_huggingface`.
+    """
+    vocabulary = tokenizer.vocabulary_text()
+    _write(folder / "config.json", config_text(_without_checksums(config), vocabulary))
+    _write(folder / "vocab.txt", vocabulary)
+    _write(folder / "model.vocab", tokenizer.gluonnlp_vocabulary())
+    write_params(folder / "model.params", arrays)
+
+
+def write_symbol(
     folder: Path, net: BERTClassifier, config: dict, tokenizer: BERTTokenizer
 ) -> tuple[Path, Path]:
-    """Fill a folder with a classifier as MXNet's symbol, without the fused operators.
+    """Fill a folder with a classifier as an MXNet symbol, of MXNet's own operators.
 
     Returns
     -------
@@ -166,7 +140,7 @@ def to_symbol(
         ``classifier-0000.params``.
     """
     symbol = net(*(mx.sym.var(name) for name in SYMBOL_INPUTS))
-    # Gluon numbers its blocks as they are made; these names are always the same.
+    # Gluon numbers the blocks of a process; without the numbers the names are always the same.
     names = {parameter.name: name for name, parameter in parameters_of(net).items()}
     graph = json.loads(symbol.tojson())
     for node in graph["nodes"]:
@@ -180,16 +154,8 @@ def to_symbol(
     return paths
 
 
-def to_gluon(
-    folder: Path, arrays: dict[str, np.ndarray], config: dict, tokenizer: BERTTokenizer
-) -> None:
-    """Fill a folder with what this project and gluonnlp read; see :func:`to_huggingface`."""
-    vocabulary = tokenizer.vocabulary_text()
-    config = {key: value for key, value in config.items() if key not in _CHECKSUMS}
-    _write(folder / "config.json", config_text(config, vocabulary))
-    _write(folder / "vocab.txt", vocabulary)
-    _write(folder / "model.vocab", tokenizer.gluonnlp_vocabulary())
-    write_params(folder / "model.params", arrays)
+def _without_checksums(config: dict) -> dict:
+    return {key: value for key, value in config.items() if key not in _CHECKSUMS}
 
 
 def _write(path: Path, text: str) -> None:

@@ -11,46 +11,14 @@ it so, and the [CLS] rows then are one contiguous slice.
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass
-
 from mxnet.gluon import HybridBlock, nn
 from mxnet.initializer import Normal
 
 from bert import fused
-from bert.errors import UserError
+from bert.config import BERTConfig, Shapes, embedding_shapes, layer_shapes
 
 # "initializer_range" of every published BERT: the standard deviation of new weights.
 INITIALIZER_RANGE = 0.02
-# Far more than any published BERT has: a damaged config.json must not build layers for hours.
-_MOST_LAYERS = 1000
-
-
-@dataclass(frozen=True)
-class BERTConfig:
-    """The sizes of a BERT, named as in gluonnlp.
-
-    ``hidden_size`` is the width of the feed-forward layer (Hugging Face: intermediate_size),
-    ``units`` the width of everything else (Hugging Face: hidden_size).
-    """
-
-    vocab_size: int
-    num_layers: int = 12
-    units: int = 768
-    hidden_size: int = 3072
-    num_heads: int = 12
-    max_length: int = 512
-    token_type_vocab_size: int = 2
-    layer_norm_eps: float = 1e-12
-
-    def __post_init__(self):
-        for name, value in asdict(self).items():
-            if not 0 < value < math.inf:
-                raise UserError(f"a BERT needs a positive, finite {name}, not {value!r}")
-        if self.num_layers > _MOST_LAYERS:
-            raise UserError(f"{self.num_layers} layers are no BERT's")
-        if self.units % self.num_heads:
-            raise UserError(f"{self.units} units do not divide into {self.num_heads} heads")
 
 
 class _ParameterBlock(HybridBlock):
@@ -61,7 +29,7 @@ class _ParameterBlock(HybridBlock):
     splits into children, and still saves and loads gluonnlp's names.
     """
 
-    def __init__(self, shapes: dict[str, tuple[int, ...]], **kwargs):
+    def __init__(self, shapes: Shapes, **kwargs):
         super().__init__(**kwargs)
         self._structural_names = {}
         for name, shape in shapes.items():
@@ -103,24 +71,7 @@ class EncoderCell(_ParameterBlock):
     def __init__(
         self, config: BERTConfig, layer: int, dropout: float, cls_only: bool = False, **kwargs
     ):
-        units, hidden_size = config.units, config.hidden_size
-        shapes = {}
-        for name in ("query", "key", "value"):
-            shapes[f"attention_cell.proj_{name}.weight"] = (units, units)
-            shapes[f"attention_cell.proj_{name}.bias"] = (units,)
-        shapes |= {
-            "proj.weight": (units, units),
-            "proj.bias": (units,),
-            "layer_norm.gamma": (units,),
-            "layer_norm.beta": (units,),
-            "ffn.ffn_1.weight": (hidden_size, units),
-            "ffn.ffn_1.bias": (hidden_size,),
-            "ffn.ffn_2.weight": (units, hidden_size),
-            "ffn.ffn_2.bias": (units,),
-            "ffn.layer_norm.gamma": (units,),
-            "ffn.layer_norm.beta": (units,),
-        }
-        super().__init__(shapes, **kwargs)
+        super().__init__(layer_shapes(config), **kwargs)
         self._config = config
         self._layer = layer
         self._dropout = dropout
@@ -225,14 +176,7 @@ class BERTModel(_ParameterBlock):
     """
 
     def __init__(self, config: BERTConfig, dropout: float = 0.1, cls_only: bool = False, **kwargs):
-        shapes = {
-            "word_embed.0.weight": (config.vocab_size, config.units),
-            "token_type_embed.0.weight": (config.token_type_vocab_size, config.units),
-            "encoder.position_weight": (config.max_length, config.units),
-            "encoder.layer_norm.gamma": (config.units,),
-            "encoder.layer_norm.beta": (config.units,),
-        }
-        super().__init__(shapes, **kwargs)
+        super().__init__(embedding_shapes(config), **kwargs)
         self.config = config
         self.dropout = dropout
         self.cls_only = cls_only
@@ -288,9 +232,3 @@ class BERTModel(_ParameterBlock):
         hidden = self.encoder(F.Dropout(hidden, p=self.dropout), *batch)
         pooled = self.pooler(F.slice_axis(hidden, axis=0, begin=0, end=1).reshape((-3, 0)))
         return F.swapaxes(hidden, 0, 1), pooled
-
-
-def parameter_shapes(config: BERTConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a :class:`BERTModel`'s parameters, by their structural names."""
-    parameters = BERTModel(config)._collect_params_with_prefix()
-    return {name: parameter.shape for name, parameter in parameters.items()}

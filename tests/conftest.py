@@ -27,7 +27,7 @@ from safetensors.numpy import save_file  # noqa: E402
 
 import dataset  # noqa: E402
 from bert.classifier import BERTClassifier  # noqa: E402
-from bert.convert import config_to_huggingface, gluon_to_huggingface  # noqa: E402
+from bert.huggingface import config_to_huggingface, gluon_to_huggingface  # noqa: E402
 from bert.modeling import BERTConfig, BERTModel  # noqa: E402
 from bert.parameters import arrays_of, parameters_of, set_parameters  # noqa: E402
 from bert.tokenizer import SPECIAL_TOKENS, BERTTokenizer  # noqa: E402

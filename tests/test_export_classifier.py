@@ -14,7 +14,7 @@ from conftest import run_script, write_mrpc
 from helpers import FLAGS, write_sentences
 
 import export_classifier
-from bert import onnx_model
+from bert import onnx_graph
 from bert.classifier import load_classifier
 from bert.parameters import parameters_of, read_params, write_params
 from dataset import DEV_EXAMPLES, TokenizedExamples, padded_batch
@@ -87,12 +87,12 @@ def test_onnx_runtime_computes_any_batch_and_length(run_folder, tmp_path):
     (opset,) = model.opset_import
     assert opset.domain == "" and opset.version >= 13
     inputs = {tensor.name: tensor.type.tensor_type.elem_type for tensor in model.graph.input}
-    assert inputs == dict.fromkeys(onnx_model.INPUTS, onnx.TensorProto.INT64)
+    assert inputs == dict.fromkeys(onnx_graph.INPUTS, onnx.TensorProto.INT64)
     session = onnxruntime.InferenceSession(tmp_path / "onnx/model.onnx")
     for input_ids, token_types, valid_length in dev_batches(run_folder):
         mask = np.arange(input_ids.shape[1]) < valid_length[:, None]
         arrays = (input_ids, mask, token_types)
-        batch = {n: a.astype(np.int64) for n, a in zip(onnx_model.INPUTS, arrays, strict=True)}
+        batch = {n: a.astype(np.int64) for n, a in zip(onnx_graph.INPUTS, arrays, strict=True)}
         (logits,) = session.run(["logits"], batch)
         expected = expected_logits(run_folder, (input_ids, token_types, valid_length))
         np.testing.assert_allclose(logits, expected, atol=1e-5)
@@ -198,9 +198,9 @@ def test_a_folder_that_cannot_be_exported_is_one_sentence(damage, run_folder, tm
 
 def test_an_export_that_computes_something_else_is_not_kept(run_folder, tmp_path, monkeypatch):
     # Another bias in the graph: what a wrong table of names would do.
-    build = onnx_model.build
+    build = onnx_graph.build
     monkeypatch.setattr(
-        onnx_model,
+        onnx_graph,
         "build",
         lambda arrays, config: build(
             {**arrays, "bert.pooler.bias": arrays["bert.pooler.bias"] + 1}, config
@@ -228,7 +228,7 @@ def test_the_onnx_graph_is_the_network_at_every_length(tiny_bert, tiny_config, l
     net = BERTClassifier(bert, 3)
     net.classifier.initialize(mx.init.Normal(0.5))
     arrays = {name: p.data().asnumpy() for name, p in parameters_of(net).items()}
-    model = onnx_model.build(arrays, tiny_config)
+    model = onnx_graph.build(arrays, tiny_config)
     session = onnxruntime.InferenceSession(model.SerializeToString())
     random = np.random.default_rng(length)
     ids = random.integers(0, tiny_config.vocab_size, (5, length))

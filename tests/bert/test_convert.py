@@ -12,7 +12,7 @@ from conftest import ROOT, gluonnlp_bert, run_script
 from numpy_bert import NumpyBERT
 from safetensors.numpy import load_file, save_file
 
-from bert import convert, export, zoo
+from bert import convert, export, huggingface, pretrained, zoo
 from bert.classifier import load_classifier
 from bert.errors import UserError
 from bert.modeling import BERTModel
@@ -49,7 +49,7 @@ def same_bits(first: dict, second: dict) -> None:
 def write_as_google(folder, config, vocabulary=None, seed=0):
     """Write random weights as google-bert's repositories have them: old names, with heads."""
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(convert.config_to_huggingface(config)))
+    (folder / "config.json").write_text(json.dumps(huggingface.config_to_huggingface(config)))
     words = vocabulary or [f"##{n}" for n in range(config.vocab_size - len(SPECIAL_TOKENS))]
     (folder / "vocab.txt").write_text("".join(f"{t}\n" for t in [*SPECIAL_TOKENS, *words]))
     random = np.random.default_rng(seed)
@@ -58,7 +58,7 @@ def write_as_google(folder, config, vocabulary=None, seed=0):
         "cls.predictions.bias": np.zeros(config.vocab_size, np.float32),
         "cls.seq_relationship.weight": np.zeros((2, config.units), np.float32),
     }
-    for ours, theirs in convert.gluon_to_huggingface(config.num_layers).items():
+    for ours, theirs in huggingface.gluon_to_huggingface(config.num_layers).items():
         values = random.standard_normal(shapes[ours], np.float32) * np.float32(0.05)
         if "LayerNorm" in theirs:
             theirs = theirs.replace("LayerNorm.weight", "LayerNorm.gamma")
@@ -85,12 +85,14 @@ def test_each_of_the_seven_computes_what_the_paper_says_and_goes_back_bit_by_bit
 ):
     config = zoo.ZOO[name, dataset_name].config
     tensors = canonical(write_as_google(tmp_path / "bert", config))
-    net, _ = zoo.get_model(str(tmp_path / "bert"))
+    net, _ = pretrained.get_model(str(tmp_path / "bert"))
     reference = NumpyBERT(tensors, config.num_layers, config.num_heads, config.layer_norm_eps)
     pair = a_pair(config.vocab_size)
     for ours, theirs in zip(outputs(net, *pair), reference(*pair), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
-    assert export.main([str(tmp_path / "bert"), str(tmp_path / "back"), "--to", "huggingface"]) == 0
+    assert (
+        convert.main([str(tmp_path / "bert"), str(tmp_path / "back"), "--to", "huggingface"]) == 0
+    )
     same_bits(load_file(tmp_path / "back/model.safetensors"), tensors)
 
 
@@ -131,24 +133,24 @@ VARIANTS = {
 def test_a_file_is_read_that_is(variant, tiny_config, tmp_path):
     expected = canonical(write_as_google(tmp_path / "bert", tiny_config))
     rewrite(tmp_path / "bert", VARIANTS[variant])
-    net, _ = zoo.get_model(str(tmp_path / "bert"))
+    net, _ = pretrained.get_model(str(tmp_path / "bert"))
     if variant == "in float16":
         expected = {name: t.astype(np.float16).astype(np.float32) for name, t in expected.items()}
     found = {name: p.data().asnumpy() for name, p in parameters_of(net).items()}
-    same_bits(convert.to_huggingface(found, tiny_config.num_layers), expected)
+    same_bits(huggingface.huggingface_names(found, tiny_config.num_layers), expected)
 
 
 def test_a_file_in_bfloat16_is_read(tiny_config, tmp_path):
     expected = canonical(write_as_google(tmp_path / "bert", tiny_config))
     write_bfloat16(tmp_path / "bert")
-    found = canonical(convert.read_safetensors(tmp_path / "bert/model.safetensors"))
+    found = canonical(huggingface.read_safetensors(tmp_path / "bert/model.safetensors"))
     same_bits(found, {n: (t.view("u4") >> 16 << 16).view("f4") for n, t in expected.items()})
 
 
 def test_a_missing_pooler_is_made_anew_and_it_is_said(tiny_config, tmp_path, caplog):
     write_as_google(tmp_path / "bert", tiny_config)
     rewrite(tmp_path / "bert", lambda t: {n: v for n, v in t.items() if "pooler" not in n})
-    nets = [zoo.get_model(str(tmp_path / "bert"))[0] for _ in range(2)]
+    nets = [pretrained.get_model(str(tmp_path / "bert"))[0] for _ in range(2)]
     weights = [net.pooler.weight.data().asnumpy() for net in nets]
     np.testing.assert_array_equal(*weights)
     assert 0.01 < weights[0].std() < 0.03
@@ -161,7 +163,7 @@ def test_a_bert_that_knows_one_segment_reads_pairs(tiny_config, tmp_path, caplog
     (tmp_path / "bert/config.json").write_text(json.dumps({**config, "type_vocab_size": 1}))
     name = "bert.embeddings.token_type_embeddings.weight"
     rewrite(tmp_path / "bert", lambda t: t | {name: t[name][:1].copy()})
-    net, _ = zoo.get_model(str(tmp_path / "bert"))
+    net, _ = pretrained.get_model(str(tmp_path / "bert"))
     ids, types = a_pair(tiny_config.vocab_size)
     pairs = [outputs(net, ids, types)[1], outputs(net, ids, 0 * types)[1]]
     np.testing.assert_array_equal(*pairs)
@@ -175,8 +177,8 @@ def test_a_classifier_of_another_task_gives_its_encoder_and_it_is_said(
     config = json.loads((tmp_path / "bert/config.json").read_text())
     config["architectures"] = ["BertForSequenceClassification"]
     (tmp_path / "bert/config.json").write_text(json.dumps(config))
-    zoo.get_model(str(tmp_path / "bert"))
-    assert "a new head is made" in caplog.text
+    pretrained.get_model(str(tmp_path / "bert"))
+    assert "under a new head" in caplog.text
 
 
 def test_what_does_not_fit_is_listed(tiny_config, tmp_path):
@@ -191,18 +193,18 @@ def test_what_does_not_fit_is_listed(tiny_config, tmp_path):
 
     rewrite(tmp_path / "bert", change)
     with pytest.raises(UserError) as error:
-        zoo.get_model(str(tmp_path / "bert"))
+        pretrained.get_model(str(tmp_path / "bert"))
     _, missing, left_over, misshapen = str(error.value).split("; ")
     assert "encoder.layer.1.output.dense.bias" in missing
     assert "encoder.layer.0.attention.self.key.weight" in missing
-    assert "not known: encoder.layer.2.output.dense.bias" in left_over
+    assert "unexpected: encoder.layer.2.output.dense.bias" in left_over
     assert "pooler.dense.bias (31,) (not (32,))" in misshapen
 
 
 def test_minilms_real_weights_go_round_bit_by_bit(minilm, tmp_path):
     flags = ("--bert_dataset", "minilm_en_uncased", "--to")
     there, back, again = (tmp_path / name for name in ("gluon", "huggingface", "once_more"))
-    source = zoo.find("bert_6_384_12", "minilm_en_uncased")
+    source = pretrained.find("bert_6_384_12", "minilm_en_uncased")
     for src, dst, *to in (
         ("bert_6_384_12", back, *flags, "huggingface"),
         (back, there, "--to", "gluon"),
@@ -239,21 +241,22 @@ def test_gluonnlps_own_bert_is_read_with_its_vocabulary(
     checkpoint = zoo.Checkpoint("", tiny_config, do_lower_case=True)
     monkeypatch.setitem(zoo.ZOO, ("bert_12_768_12", "mine"), checkpoint)
     path = tmp_path / "bert_12_768_12_mine-0123abcd.params"
-    ours, tokenizer = zoo.load(zoo.find_params(path, "bert_12_768_12", "mine"))
+    ours, tokenizer = pretrained.load(pretrained.find_params(path, "bert_12_768_12", "mine"))
     check_against_gluonnlp(ours, theirs, tiny_config.vocab_size)
     assert list(tokenizer.vocab) == vocab.idx_to_token
     # The special tokens stand in other rows than a vocab.txt has them.
     (tmp_path / "mine-4567cdef.vocab").rename(tmp_path / "vocab.txt")
-    with pytest.raises(UserError, match=r"needs its vocabulary beside it: the \.vocab"):
-        zoo.find_params(path, "bert_12_768_12", "mine")
+    needed = r"vocabulary in the same folder: bert_12_768_12_mine-0123abcd\.vocab"
+    with pytest.raises(UserError, match=needed):
+        pretrained.find_params(path, "bert_12_768_12", "mine")
 
 
 def test_gluonnlp_reads_what_is_written_for_it(gluonnlp, tiny_bert, tiny_config, tmp_path):
     dst = tmp_path / "new/gluon"
-    assert export.main([str(tiny_bert), str(dst), "--to", "gluon"]) == 0
+    assert convert.main([str(tiny_bert), str(dst), "--to", "gluon"]) == 0
     theirs = gluonnlp_bert(tiny_config)
     theirs.load_parameters(str(dst / "model.params"))
-    ours, tokenizer = zoo.get_model(str(dst))
+    ours, tokenizer = pretrained.get_model(str(dst))
     check_against_gluonnlp(ours, theirs, tiny_config.vocab_size)
     vocab = gluonnlp.vocab.BERTVocab.from_json((dst / "model.vocab").read_text())
     assert vocab.idx_to_token == list(tokenizer.vocab)
@@ -261,7 +264,7 @@ def test_gluonnlp_reads_what_is_written_for_it(gluonnlp, tiny_bert, tiny_config,
     with pytest.raises(UserError, match="the old zoo"):
         (dst / "model.vocab").unlink()
         (dst / "vocab.txt").unlink()
-        zoo.find_params(dst / "model.params", "bert_12_768_12")
+        pretrained.find_params(dst / "model.params", "bert_12_768_12")
 
 
 @pytest.fixture
@@ -273,7 +276,7 @@ def run(finetune_here, glue_dir):
 
 
 def test_a_run_leaves_as_gluon_whole_and_begins_another(run, glue_dir, finetune_here, tmp_path):
-    assert export.main([str(run), str(tmp_path / "copy"), "--to", "gluon"]) == 0
+    assert convert.main([str(run), str(tmp_path / "copy"), "--to", "gluon"]) == 0
     first, again = load_classifier(run)[0], load_classifier(tmp_path / "copy")[0]
     arrays = [{n: p.data().asnumpy() for n, p in parameters_of(x).items()} for x in (first, again)]
     same_bits(*arrays)
@@ -285,14 +288,14 @@ def test_a_run_leaves_as_gluon_whole_and_begins_another(run, glue_dir, finetune_
 def test_a_folder_is_not_written_over_and_a_half_written_one_is_removed(
     tiny_bert, tmp_path, monkeypatch, capsys
 ):
-    assert export.main([str(tiny_bert), str(tmp_path), "--to", "gluon"]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert convert.main([str(tiny_bert), str(tmp_path), "--to", "gluon"]) == 2
+    assert "already exists" in capsys.readouterr().err
 
     def fail(*arguments):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(export, "write_params", fail)
-    assert export.main([str(tiny_bert), str(tmp_path / "new"), "--to", "gluon"]) == 1
+    assert convert.main([str(tiny_bert), str(tmp_path / "new"), "--to", "gluon"]) == 1
     assert "No space left" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
@@ -337,7 +340,7 @@ PAIRS = [["the cat sat.", "a dog ran slowly."], ["It is not small", "it was BIG 
 
 
 def test_transformers_opens_an_exported_run_with_the_same_logits(run, tmp_path):
-    assert export.main([str(run), str(tmp_path / "hf"), "--to", "huggingface"]) == 0
+    assert convert.main([str(run), str(tmp_path / "hf"), "--to", "huggingface"]) == 0
     logits, labels = transformers(CLASSIFY, tmp_path / "hf", PAIRS)
     assert labels == {"0": "0", "1": "1"}
     net, tokenizer, _ = load_classifier(run)
@@ -351,7 +354,7 @@ def test_transformers_opens_an_exported_run_with_the_same_logits(run, tmp_path):
 
 def test_transformers_opens_exported_minilm_with_the_same_outputs(minilm, tmp_path):
     flags = ["--bert_dataset", "minilm_en_uncased", "--to", "huggingface"]
-    assert export.main(["bert_6_384_12", str(tmp_path / "hf"), *flags]) == 0
+    assert convert.main(["bert_6_384_12", str(tmp_path / "hf"), *flags]) == 0
     net, tokenizer = minilm
     for pair, expected in zip(PAIRS, transformers(EMBED, tmp_path / "hf", PAIRS), strict=True):
         ids, _, first, _ = tokenizer.encode([pair[0]], [pair[1]], 32)

