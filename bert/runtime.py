@@ -1,10 +1,7 @@
 """What must happen before ``import mxnet``: threads, names for NumPy, shared libraries.
 
-Call :func:`prepare` first, then import MXNet.
-
-    python -m bert.runtime
-
-says what is installed, and whether it can use this machine's GPUs.
+Call :func:`prepare` first, then import MXNet. ``python -m bert.runtime`` is
+``python -m bert.diagnose``.
 """
 
 from __future__ import annotations
@@ -15,10 +12,7 @@ import ctypes
 import importlib
 import os
 import platform
-import re
-import subprocess
 import sys
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -56,7 +50,7 @@ def physical_cores() -> int:
 
 
 def processor() -> str:
-    """Return the processor's model name, where the system tells it."""
+    """Return the processor's model name, or its architecture if the system has no name for it."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -65,7 +59,7 @@ def processor() -> str:
 
 
 def cpu_flags() -> set[str]:
-    """Return what the processor says it can do, in Linux's names; empty on other systems."""
+    """Return the processor's features by Linux's names; empty on other systems."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith(("flags", "Features")):
@@ -82,7 +76,7 @@ def bfloat16_units() -> str | None:
 
 
 def allow_amx() -> bool:
-    """Ask Linux for the matrix units of AMX, for this process; tell whether it gives them."""
+    """Ask Linux to let this process use AMX, the matrix units; returns whether it does."""
     request_permission, tile_data = 0x1023, 18  # ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
     return (
         platform.machine() == "x86_64"  # an emulated Arm shows the flags of the machine below
@@ -92,17 +86,16 @@ def allow_amx() -> bool:
 
 
 def prepare(num_threads: int | None = None, bfloat16: bool = False) -> int:
-    """Import MXNet so that it works with current NumPy and computes on all cores.
+    """Import MXNet so that it works with current NumPy and uses all cores.
 
     Parameters
     ----------
     num_threads : int, optional
         OpenMP threads of all ranks that horovodrun has started on this machine. Default:
-        ``OMP_NUM_THREADS`` where the user has set it, otherwise :func:`physical_cores`. MXNet reads
-        it once, while it is loaded, and left alone it takes one thread on a machine of two cores.
-
+        ``OMP_NUM_THREADS`` if the user has set it, otherwise :func:`physical_cores`. MXNet reads
+        it once, while it is loaded; its own default on a machine with two cores is one thread.
     bfloat16 : bool
-        Let oneDNN use AMX, the matrix units for bfloat16, where the processor has them.
+        Let oneDNN use AMX, the matrix units for bfloat16, if the processor has them.
 
     Returns
     -------
@@ -120,13 +113,13 @@ def prepare(num_threads: int | None = None, bfloat16: bool = False) -> int:
         num_threads = int(asked) if asked.isdigit() and int(asked) > 0 else physical_cores()
     num_threads = max(1, num_threads // int(os.environ.get("HOROVOD_LOCAL_SIZE", 1)))
     os.environ["OMP_NUM_THREADS"] = str(num_threads)
-    # Forked tokenizer threads and OpenBLAS beside OpenMP would only fight for the same cores.
+    # MXNet would warn of every sparse operation that it computes densely.
     os.environ.setdefault("MXNET_STORAGE_FALLBACK_LOG_VERBOSE", "0")
     if bfloat16:
-        if allow_amx():  # MXNet's oneDNN (2.4) leaves AMX alone unless it is told otherwise
+        if allow_amx():  # MXNet's oneDNN (2.4) does not use AMX by default
             os.environ.setdefault("DNNL_MAX_CPU_ISA", "AVX512_CORE_AMX")
-        # Products in bfloat16 keep scratch space for every shape they have met, and packed batches
-        # have thousands: 34 MB an update of MiniLM unless MXNet and oneDNN forget some.
+        # Products in bfloat16 keep scratch space for every shape they have seen, and packed batches
+        # have thousands of shapes: memory would grow by 34 MB per update of MiniLM.
         os.environ.setdefault("MXNET_MKLDNN_CACHE_NUM", "32")
         os.environ.setdefault("DNNL_PRIMITIVE_CACHE_CAPACITY", "64")
     if "mxnet-cu112" in mxnet_wheels():
@@ -136,8 +129,7 @@ def prepare(num_threads: int | None = None, bfloat16: bool = False) -> int:
         print(complaint, file=sys.stderr)
         raise SystemExit(2)
     try:
-        restore_numpy_names()
-        _import_mxnet()
+        import_mxnet()
     except ModuleNotFoundError as error:
         print(
             f"the Python package {error.name} is not installed: run `make setup` and use "
@@ -154,13 +146,16 @@ def num_threads() -> int:
     return int(os.environ["OMP_NUM_THREADS"])
 
 
-def _import_mxnet() -> None:
-    """Import MXNet without what it asks for only to see whether it is there.
+def import_mxnet() -> None:
+    """Import MXNet with current NumPy, and without two optional packages.
 
-    scikit-learn (for its old FeedForward) and scipy.stats (for one way to quantize) take a second.
+    MXNet imports scikit-learn (for its old FeedForward) and scipy.stats (for one way to quantize)
+    if they are installed, which takes a second.
     """
+    restore_numpy_names()
     hidden = [name for name in ("sklearn", "scipy.stats") if name not in sys.modules]
-    sys.modules |= dict.fromkeys(hidden)  # None: "not installed"
+    for name in hidden:
+        sys.modules[name] = None  # type: ignore[assignment]  # Python's own mark: "not installed"
     try:
         importlib.import_module("mxnet")
     finally:
@@ -176,7 +171,7 @@ def restore_numpy_names() -> None:
     """Give NumPy back the names that MXNet 1.9 uses at import, each with the value it had.
 
     NumPy dropped the aliases of Python's types in 1.24 (apache/mxnet#21165), the others in 2.0 and
-    later. A name that NumPy still has is left alone.
+    later. Names that NumPy still has are not changed.
     """
     import numpy as np
 
@@ -231,12 +226,12 @@ _CUDA_LIBRARIES = (
 
 
 def load_cuda_libraries() -> dict[str, str | None]:
-    """Load NVIDIA's libraries from where their PyPI packages have put them, for all to see.
+    """Load NVIDIA's libraries from their PyPI packages, so that MXNet finds them.
 
     Returns
     -------
     dict of str to str
-        For each library where it was found: a path, ``the system``, or None.
+        Where each library was found: a path, ``the system``, or None.
     """
     found = {}
     for folder, name in _CUDA_LIBRARIES:
@@ -257,139 +252,24 @@ def _require_driver() -> None:
         ctypes.CDLL("libcuda.so.1")
     except OSError:
         print(
-            "MXNet's wheel for GPUs is installed, and this machine has no NVIDIA driver "
+            "MXNet's wheel for GPUs is installed, but this machine has no NVIDIA driver "
             "(libcuda.so.1): install the driver, or the wheel for CPUs (make setup)",
             file=sys.stderr,
         )
         raise SystemExit(2) from None
 
 
-@dataclass(frozen=True)
-class GPU:
-    """A GPU as ``nvidia-smi`` describes it."""
-
-    index: int
-    name: str
-    memory_mib: int | None
-    compute_capability: tuple[int, int] | None  # None: the driver is too old to tell
-
-    @property
-    def verdict(self) -> str:
-        """Say whether MXNet 1.9's wheels hold code for it: 5.0 to 8.0, and none to compile."""
-        capability = self.compute_capability
-        if capability is None:
-            return "the driver does not tell its compute capability: look it up; 5.0 to 8.9 can run"
-        if capability < (5, 0):
-            return "cannot run MXNet's wheels: they begin with compute capability 5.0"
-        if capability >= (9, 0):
-            return (
-                "cannot run MXNet's wheels: they end with compute capability 8.9, and hold no code "
-                "that a newer GPU could compile; use an older GPU, or the CPU"
-            )
-        return "can run MXNet's wheels"
-
-
-_QUERY = "index,name,memory.total,compute_cap"
-
-
-def gpus() -> tuple[list[GPU], str]:
-    """Ask ``nvidia-smi`` for the GPUs; returns them, and the driver's version or what is wrong."""
-    try:
-        rows = _nvidia_smi(f"{_QUERY},driver_version")
-        old = bool(rows) and "not a valid field" in rows[0]
-        if old:  # drivers before 510
-            rows = _nvidia_smi("index,name,memory.total,driver_version")
-    except FileNotFoundError:
-        return [], "no NVIDIA driver: nvidia-smi is not there"
-    except (OSError, subprocess.SubprocessError) as error:
-        return [], f"nvidia-smi fails: {error}"
-    found, driver = [], "an NVIDIA driver, but no GPU"
-    for row in rows:
-        fields = [field.strip() for field in row.split(",")]
-        if len(fields) != 5 - old or not fields[0].isdigit():
-            driver = f"nvidia-smi says: {row.strip()}"
-            continue
-        capability = None
-        if not old and re.fullmatch(r"\d+\.\d+", fields[3]):
-            capability = tuple(map(int, fields[3].split(".")))
-        memory = int(fields[2]) if fields[2].isdigit() else None
-        found.append(GPU(int(fields[0]), fields[1], memory, capability))
-        driver = f"NVIDIA driver {fields[-1]}"
-    return found, driver
-
-
-def _nvidia_smi(query: str) -> list[str]:
-    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    return (done.stdout.strip() or done.stderr.strip()).splitlines()
-
-
-def diagnosis() -> str:
-    """Return what is installed, what the machine has, and what is missing, a line each."""
-    import numpy as np
-
-    supported = (3, 10) <= sys.version_info[:2] <= (3, 14)
-    lines = [
-        f"Python      {platform.python_version()}"
-        + ("" if supported else ": supported are 3.10 to 3.14"),
-        f"NumPy       {np.__version__}",
-    ]
-    wheels = mxnet_wheels()
-    lines.append(f"MXNet       {', '.join(map(' '.join, wheels.items())) or 'not installed'}")
-    if len(wheels) > 1:
-        lines.append("            more than one: uninstall all of them, then install one")
-    missing = []
-    if "mxnet-cu112" in wheels:
-        for name, where in load_cuda_libraries().items():
-            lines.append(f"            {name:18} {where or 'missing'}")
-            missing += [] if where else [name]
-    if missing:
-        lines.append("            make setup-gpu installs what is missing")
-    if complaint := libraries.complete():
-        lines.append(f"            {complaint}")
-    try:
-        restore_numpy_names()
-        _import_mxnet()
-        import mxnet as mx
-
-        features = mx.runtime.Features()
-        kinds = [kind for kind in ("CUDA", "CUDNN", "NCCL", "MKLDNN") if features.is_enabled(kind)]
-        lines.append(f"            imports; built with {', '.join(kinds)}")
-        lines.append(f"            sees {mx.context.num_gpus()} GPUs")
-    except ImportError as error:
-        lines.append(f"            does not import: {error}")
-    except OSError as error:
-        lines.append(f"            does not import: {error}")
-        lines.append("            (a library of the driver or of CUDA that is not there)")
-    units = bfloat16_units()
-    lines.append(
-        f"processor   {processor()}, {physical_cores()} cores for this process, bfloat16 "
-        + (f"by {units}" if units else "emulated")
-    )
-    found, driver = gpus()
-    lines.append(f"driver      {driver}")
-    for gpu in found:
-        capability = ".".join(map(str, gpu.compute_capability or ("unknown",)))
-        memory = f"{gpu.memory_mib / 1024:.1f} GiB, " if gpu.memory_mib else ""
-        lines.append(f"GPU {gpu.index}       {gpu.name}, {memory}compute capability {capability}")
-        lines.append(f"            {gpu.verdict}")
-    cuda = {"mxnet-cu110", "mxnet-cu112"} & set(wheels)
-    if any("can run" in gpu.verdict for gpu in found) and not cuda:
-        lines.append("            --gpu needs MXNet's wheel for GPUs: make setup-gpu")
-    return "\n".join(lines)
-
-
 def why_no_gpu() -> str | None:
-    """Return None when MXNet sees a GPU, otherwise one sentence that says what is missing."""
+    """Return None if MXNet sees a GPU, otherwise one sentence that says what is missing."""
     import mxnet as mx
 
     if not mx.runtime.Features().is_enabled("CUDA"):
         return (
             f"the installed MXNet ({mx.__version__}) is built for CPUs only: install the GPU wheel "
-            "(make setup-gpu), or leave --gpu out"
+            "(make setup-gpu), or leave out --gpu"
         )
     if not Path("/proc/driver/nvidia/version").exists():
-        return "no NVIDIA driver is loaded on this machine: install it, or leave --gpu out"
+        return "no NVIDIA driver is loaded on this machine: install it, or leave out --gpu"
     try:
         count = mx.context.num_gpus()
     except mx.MXNetError as error:
@@ -398,4 +278,6 @@ def why_no_gpu() -> str | None:
 
 
 if __name__ == "__main__":
-    print(diagnosis())
+    from bert.diagnose import main
+
+    sys.exit(main())

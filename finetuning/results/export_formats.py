@@ -37,7 +37,7 @@ class Format(NamedTuple):
 def write_gluon(folder: Path, model: Classifier) -> None:
     from bert import export
 
-    export.to_symbol(folder, model.net, model.config, model.tokenizer)
+    export.write_symbol(folder, model.net, model.config, model.tokenizer)
 
 
 def read_gluon(folder: Path) -> Compute:
@@ -59,7 +59,7 @@ def write_huggingface(folder: Path, model: Classifier) -> None:
     from bert import export
     from bert.parameters import arrays_of
 
-    export.to_huggingface(folder, arrays_of(model.net), model.config, model.tokenizer)
+    export.write_huggingface(folder, arrays_of(model.net), model.config, model.tokenizer)
 
 
 def read_huggingface(folder: Path) -> Compute:
@@ -80,10 +80,10 @@ def _block_compute(block: Callable) -> Compute:
 def write_onnx(folder: Path, model: Classifier) -> None:
     import onnx
 
-    from bert import export, onnx_model
+    from bert import export, onnx_graph
     from bert.parameters import arrays_of
 
-    graph = onnx_model.build(arrays_of(model.net), model.net.bert.config)
+    graph = onnx_graph.build(arrays_of(model.net), model.net.bert.config)
     onnx.save(graph, folder / "model.onnx")
     export.write_tokenizer_and_config(folder, model.config, model.tokenizer)
 
@@ -96,10 +96,10 @@ def quantize_onnx(folder: Path, model: Classifier) -> None:
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    from bert import onnx_model
+    from bert import onnx_graph
     from bert.parameters import arrays_of
 
-    graph = onnx_model.build(arrays_of(model.net), model.net.bert.config, half_embeddings=True)
+    graph = onnx_graph.build(arrays_of(model.net), model.net.bert.config, half_embeddings=True)
     logging.disable(logging.WARNING)  # it recommends what this graph does not need
     quantize_dynamic(
         graph,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import mxnet as mx
 
-from bert import zoo
+from bert import pretrained
 from bert.classifier import BERTClassifier, Classifier
-from bert.convert import config_to_huggingface
 from bert.errors import UserError
+from bert.huggingface import config_to_huggingface
 from finetuning.data.tasks import Task
 from finetuning.options import Options
 from finetuning.training.trainer import seed_of
@@ -16,7 +16,7 @@ from finetuning.training.trainer import seed_of
 def new_classifier(options: Options, task: Task, ctx: list[mx.Context]) -> Classifier:
     """Put a new head on the pretrained BERT that the options name."""
     source = find_pretrained(options)
-    bert, tokenizer = zoo.load(source, ctx, dropout=options.dropout, cls_only=True)
+    bert, tokenizer = pretrained.load(source, ctx, dropout=options.dropout, cls_only=True)
     if options.max_len > bert.config.max_length:
         raise UserError(
             f"--max_len {options.max_len}: this BERT has {bert.config.max_length} positions"
@@ -35,12 +35,12 @@ def new_classifier(options: Options, task: Task, ctx: list[mx.Context]) -> Class
     return Classifier(net, tokenizer, config)
 
 
-def find_pretrained(options: Options) -> zoo.Pretrained:
+def find_pretrained(options: Options) -> pretrained.Pretrained:
     """Find the files of the pretrained BERT."""
     path = options.pretrained_bert_parameters
     if path and not path.is_dir():
-        return zoo.find_params(path, options.bert_model, options.bert_dataset)
-    return zoo.find(str(path or options.bert_model), options.bert_dataset, options.revision)
+        return pretrained.find_params(path, options.bert_model, options.bert_dataset)
+    return pretrained.find(str(path or options.bert_model), options.bert_dataset, options.revision)
 
 
 def initialize_head(net: BERTClassifier, seed: int, ctx: list[mx.Context]) -> None:
