@@ -15,6 +15,7 @@ from textwrap import indent
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    import mxnet as mx
     import numpy as np
 
     from bert.classifier import Classifier
@@ -63,14 +64,12 @@ def write_huggingface(folder: Path, model: Classifier) -> None:
 
 
 def read_huggingface(folder: Path) -> Compute:
-    from bert.export import read_classifier
-    from bert.files import read_json
+    from bert import export
 
-    net = read_classifier(folder, len(read_json(folder / "config.json")["id2label"]))
-    return _block_compute(net)
+    return _block_compute(export.read_huggingface(folder))
 
 
-def _block_compute(block: Callable) -> Compute:
+def _block_compute(block: mx.gluon.HybridBlock) -> Compute:
     import mxnet as mx
 
     block.hybridize(static_alloc=True)
