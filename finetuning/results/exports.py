@@ -52,32 +52,31 @@ def export(args: argparse.Namespace) -> None:
     run = Path(args.model_dir)
     run = run if run.is_dir() else run.parent
     check = load_check(run, args)
-    task, dev = check.task, len(check.examples)
-    print(f"comparing labels and logits of the run's {dev} dev examples of {task.name}")
+    print(f"comparing labels and logits of the run's {len(check.examples)} dev examples")
     rows = [check.row("this project", check.logits, (run / "model.params").stat().st_size)]
+    steps = [(args.format, format.write, _TOLERANCE)]
+    if args.quantize and format.quantize:
+        steps.append((f"{args.format}, int8", format.quantize, np.inf))
 
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         with replacing(out) as folder:
             folder.mkdir()
-            format.write(folder, model)
-            logits = check.compute(format.read(folder))
-            difference = float(np.abs(logits - check.logits).max())
-            if not difference <= _TOLERANCE:
-                raise RunError(
-                    f"the export's logits differ by up to {difference:.3g} from the run's: "
-                    "nothing of it was kept"
-                )
-            rows.append(check.row(args.format, logits, _bytes_of_weights(folder)))
-            if args.quantize and format.quantize:
-                format.quantize(folder, model)
-                logits = check.compute(format.read(folder))
-                rows.append(check.row(f"{args.format}, int8", logits, _bytes_of_weights(folder)))
+            for name, write, tolerance in steps:
+                write(folder, model)
+                logits = logits_by(format.read(folder), check.examples, args.batch_size)
+                difference = float(np.abs(logits - check.logits).max())
+                if not difference <= tolerance:
+                    raise RunError(
+                        f"the export's logits differ by up to {difference:.3g} from the run's: "
+                        "nothing of it was kept"
+                    )
+                rows.append(check.row(name, logits, _bytes_of_weights(folder)))
             if (run / "README.md").is_file():
                 shutil.copyfile(run / "README.md", folder / "README.md")
     except SafetensorError as error:
         raise RunError(f"cannot write {out}: {error}") from None
-    print(console.table(check.header(), rows))
+    print(console.table(check.header, rows))
     print(f"written to {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
 
 
@@ -87,34 +86,30 @@ class Check:
 
     task: Task
     examples: TokenizedExamples
-    batch_size: int
     logits: np.ndarray  # [examples, outputs], as predict.py computes them
 
-    def compute(self, compute: Compute) -> np.ndarray:
-        """Return the logits ``[examples, outputs]`` that an export gives."""
-        return logits_by(compute, self.examples, self.batch_size)
-
+    @property
     def header(self) -> list[str]:
-        changed = [] if self.task.regression else ["labels changed"]
-        metric = "pearson" if self.task.regression else "accuracy"
-        return ["", metric, "95 % interval", *changed, "max difference", "size MB"]
+        metrics = ["accuracy", "95 % interval", "labels changed"]
+        if self.task.regression:
+            metrics = ["pearson", "95 % interval"]
+        return ["", *metrics, "max difference", "size MB"]
 
     def row(self, name: str, logits: np.ndarray, size: int) -> list[float | str]:
-        """Return a row of the table: the metric, its interval and what differs; size in bytes."""
-        label = self.examples.label
-        changed = []
+        """Return a row of the table for logits ``[examples, outputs]``; ``size`` in bytes."""
+        label, changed = self.examples.label, []
         if self.task.regression:
-            pearson = pearsonr(logits[:, 0].astype(np.float64), label.astype(np.float64))
-            metric, interval = pearson.statistic, pearson.confidence_interval(_CONFIDENCE)
+            found = pearsonr(logits[:, 0].astype(np.float64), label.astype(np.float64))
+            metric, (low, high) = found.statistic, found.confidence_interval(_CONFIDENCE)
         else:
             predicted = logits.argmax(axis=1)
             right = int((predicted == label).sum())
             metric = right / len(label)
-            interval = binomtest(right, len(label)).proportion_ci(_CONFIDENCE, method="wilson")
+            low, high = binomtest(right, len(label)).proportion_ci(_CONFIDENCE, method="wilson")
             changed = [str((predicted != self.logits.argmax(axis=1)).sum())]
-        difference = np.abs(logits - self.logits).max()
-        shown = f"{interval.low:.3f} to {interval.high:.3f}"
-        return [name, float(metric), shown, *changed, f"{difference:.2g}", f"{size / 1e6:.1f}"]
+        difference = f"{np.abs(logits - self.logits).max():.2g}"
+        interval = f"{low:.3f} to {high:.3f}"
+        return [name, float(metric), interval, *changed, difference, f"{size / 1e6:.1f}"]
 
 
 def _bytes_of_weights(folder: Path) -> int:
@@ -142,7 +137,7 @@ def load_check(run: Path, args: argparse.Namespace) -> Check:
             f"{run}: model.params does not give the predictions in dev_predictions.tsv: is a run "
             "still writing there?"
         )
-    return Check(task, examples, args.batch_size, logits)
+    return Check(task, examples, logits)
 
 
 def read_dev_examples(run: Path, model: Classifier, task: Task) -> TokenizedExamples:

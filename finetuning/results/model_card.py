@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bert import __version__
@@ -11,80 +11,6 @@ from finetuning.results.export_formats import FORMATS
 
 # Tells a card from a README of the user's own, which is never written over.
 _MARK = "<!-- Written by finetune_classifier.py, and written again with each run. -->"
-
-# Text in braces comes from `text`; a section that does not apply is empty.
-_CARD = """\
----
-library_name: mxnet
-pipeline_tag: text-classification
-tags: [bert, gluon]
----
-
-{mark}
-
-# BERT fine-tuned on {task}
-
-From {texts} it predicts {prediction}. The pretrained BERT was {pretrained} ({layers} layers, \
-{units} units, {case} text, {parameters:,} parameters with the new layer).
-
-## Data
-
-{data}
-
-## Dev metrics
-
-From the best epoch ({epoch} of {epochs}). The epoch was selected on this split, so these scores \
-are slightly optimistic:
-
-{dev}
-
-{test}{labels}{calibration}\
-## Trained with
-
-{arguments}
-
-{versions}
-
-## How to load it
-
-On the command line:
-
-    python3 predict.py --model_dir THIS_FOLDER --input new.tsv --output predictions.jsonl
-
-In Python, on MXNet:
-
-```python
-from bert import load_classifier
-
-net, tokenizer, config = load_classifier("THIS_FOLDER")
-```
-
-In other programs: export it first, with one of the formats below.
-
-    python3 export_classifier.py --model_dir THIS_FOLDER --format huggingface --output_dir exported
-
-{formats}
-"""
-_TEST = """\
-On the labelled test file:
-
-{table}
-
-"""
-_LABELS = """\
-## Labels
-
-{table}
-
-"""
-_CALIBRATION = """\
-## Calibration
-
-Fitted to the dev split. predict.py applies it; exports return the logits unchanged.
-
-{table}
-
-"""
 
 
 def write(output_dir: Path, results: dict, warn: Callable[[str], None]) -> None:
@@ -119,75 +45,109 @@ def _is_card(path: Path) -> bool:
 def text(config: dict, results: dict) -> str:
     """Return a model card, in Markdown with the metadata that the Hugging Face Hub reads."""
     best, arguments = results["best"], results["arguments"]
-    columns = (config["text_a_column"], config["text_b_column"])
-    return _CARD.format(
-        mark=_MARK,
-        task=config["task_name"],
-        texts=" and ".join(f"`{column}`" for column in columns if column is not None),
-        prediction=_prediction(config),
-        pretrained=_pretrained(config),
-        layers=config["num_hidden_layers"],
-        units=config["hidden_size"],
-        case="lower-cased" if config["do_lower_case"] else "cased",
-        parameters=results["num_parameters"],
-        data=_table(
-            ["split", "examples", "tokens", f"truncated at {config['max_len']} tokens"],
-            (
-                [name, part["examples"], part["tokens"], part["truncated"]]
-                for name, part in results["data"].items()
-            ),
-        ),
-        epoch=best["epoch"],
-        epochs=arguments["epochs"],
-        dev=_numbers("metric", best["dev"]),
-        test=_TEST.format(table=_numbers("metric", results["test"])) if "test" in results else "",
-        labels=_LABELS.format(table=_per_class(config, best)) if "per_class" in best else "",
-        calibration=_CALIBRATION.format(table=_numbers("", config["calibration"]))
-        if "calibration" in config
-        else "",
-        arguments=_table(
-            ["argument", "value"],
-            ([f"`--{k}`", v] for k, v in arguments.items() if v not in (None, False, "")),
-        ),
-        versions=_table(
-            ["version", ""], [["this program", __version__], *results["environment"].items()]
-        ),
-        formats=_table(
-            ["`--format`", "opens with"],
-            ([f"`{name}`", format.reader] for name, format in FORMATS.items()),
-        ),
-    )
+    columns = [config["text_a_column"], config["text_b_column"]]
+    splits = [
+        [name, part["examples"], part["tokens"], part["truncated"]]
+        for name, part in results["data"].items()
+    ]
+    given = [[f"`--{name}`", v] for name, v in arguments.items() if v not in (None, False, "")]
+    formats = [[f"`{name}`", format.reader] for name, format in FORMATS.items()]
+    return f"""\
+---
+library_name: mxnet
+pipeline_tag: text-classification
+tags: [bert, gluon]
+---
+
+{_MARK}
+
+# BERT fine-tuned on {config["task_name"]}
+
+From {" and ".join(f"`{column}`" for column in columns if column is not None)} it predicts \
+{_prediction(config)}. The pretrained BERT was {_pretrained(config)} \
+({config["num_hidden_layers"]} layers, {config["hidden_size"]} units, \
+{"lower-cased" if config["do_lower_case"] else "cased"} text, \
+{results["num_parameters"]:,} parameters with the new layer).
+
+## Data
+
+{_table(["split", "examples", "tokens", f"truncated at {config['max_len']} tokens"], splits)}
+
+## Dev metrics
+
+From the best epoch ({best["epoch"]} of {arguments["epochs"]}). The epoch was selected on this \
+split, so these scores are slightly optimistic:
+
+{_numbers("metric", best["dev"])}
+
+{_section("On the labelled test file:", _numbers("metric", results.get("test", {})))}\
+{_section("## Labels", _per_class(config, best))}\
+{_section(_CALIBRATION, _numbers("", config.get("calibration", {})))}\
+## Trained with
+
+{_table(["argument", "value"], given)}
+
+{_table(["version", ""], [["this program", __version__], *results["environment"].items()])}
+
+## How to load it
+
+On the command line:
+
+    python3 predict.py --model_dir THIS_FOLDER --input new.tsv --output predictions.jsonl
+
+In Python, on MXNet:
+
+```python
+from bert import load_classifier
+
+net, tokenizer, config = load_classifier("THIS_FOLDER")
+```
+
+In other programs: export it first, with one of the formats below.
+
+    python3 export_classifier.py --model_dir THIS_FOLDER --format huggingface --output_dir exported
+
+{_table(["`--format`", "opens with"], formats)}
+"""
+
+
+_CALIBRATION = """\
+## Calibration
+
+Fitted to the dev split. predict.py applies it; exports return the logits unchanged."""
+
+
+def _section(heading: str, table: str) -> str:
+    return f"{heading}\n\n{table}\n\n" if table else ""
 
 
 def _prediction(config: dict) -> str:
-    column = f"`{config['label_column']}`"
-    if config["problem_type"] == "regression":
-        return f"a number ({column})"
-    return f"one of {len(config['label2id'])} labels ({column})"
+    regression = config["problem_type"] == "regression"
+    what = "a number" if regression else f"one of {len(config['label2id'])} labels"
+    return f"{what} (`{config['label_column']}`)"
 
 
 def _pretrained(config: dict) -> str:
-    names = [config["bert_model"], config["bert_dataset"]]
-    if config.get("bert_revision"):
-        names.append(f"revision {config['bert_revision']}")
+    revision = config.get("bert_revision")
+    names = (config["bert_model"], config["bert_dataset"], revision and f"revision {revision}")
     return ", ".join(filter(None, names)) or "a local folder"
 
 
 def _per_class(config: dict, best: dict) -> str:
     rows = []
-    for name, output in config["label2id"].items():
-        scores = best["per_class"][name]
+    for name, scores in best.get("per_class", {}).items():
         shown = [f"{scores[kind]:.4f}" for kind in ("precision", "recall", "f1")]
-        rows.append([output, f"`{name}`", *shown, scores["support"]])
+        rows.append([config["label2id"][name], f"`{name}`", *shown, scores["support"]])
     return _table(["output", "label", "precision", "recall", "F1", "dev examples"], rows)
 
 
-def _numbers(header: str, values: Mapping[str, float]) -> str:
-    return _table([header, "value"], ([name, f"{value:.4f}"] for name, value in values.items()))
+def _numbers(header: str, values: dict[str, float]) -> str:
+    return _table([header, "value"], [[name, f"{value:.4f}"] for name, value in values.items()])
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
+def _table(header: list[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a Markdown table, or nothing if there are no rows."""
+    lines = [header, ["---"] * len(header), *rows] if rows else []
     return "\n".join(
         "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
     )
