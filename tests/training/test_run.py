@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from bert.parameters import read_params
 from dataset import TokenizedExamples
-from finetuning.results.tensorboard_events import EventFile
 
 RUN = ("--epochs", "2", "--lr", "1e-3", "--batch_size", "14")
 
@@ -135,30 +133,6 @@ def test_tensorboard_reads_the_curves(finished):
     np.testing.assert_allclose(values, curve["train_loss"], rtol=1e-6)
     dev = [(row["epoch"] * 5, pytest.approx(row["dev"]["accuracy"])) for row in results["epochs"]]
     assert scalars["dev/accuracy"] == dev
-
-
-def test_tensorboard_forgets_what_a_resumed_run_makes_again(tmp_path):
-    warnings = []
-    with EventFile(tmp_path, True, 0, warnings.append) as events:
-        for update in (1, 2, 3):
-            events.add(update, {"train/loss": 1.0})
-    with EventFile(tmp_path, True, 2, warnings.append) as events:
-        events.add(3, {"train/loss": 2.0})
-    assert read_events(tmp_path)["train/loss"] == [(1, 1.0), (2, 1.0), (3, 2.0)]
-    assert not warnings
-
-
-def test_a_full_disk_ends_the_curves_and_not_the_run(tmp_path):
-    warnings = []
-    with (
-        EventFile(tmp_path, True, 0, warnings.append) as events,
-        Path("/dev/full").open("ab", buffering=0) as full,
-    ):
-        events._records._writer = full
-        events.add(1, {"train/loss": 1.0})
-        events.add(2, {"train/loss": 1.0})
-    (sentence,) = warnings
-    assert "No space left" in sentence
 
 
 def test_no_event_files_where_none_are_wanted(finetune_here, glue_dir):
