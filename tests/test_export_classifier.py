@@ -169,9 +169,9 @@ def remove(name):
 
 
 DAMAGES = {
-    "no folder": (shutil.rmtree, "there is no fine-tuned model"),
-    "no run": (lambda f: [p.unlink() for p in f.iterdir()], "there is no fine-tuned model"),
-    "no parameters": (remove("model.params"), "there is no fine-tuned model"),
+    "no folder": (shutil.rmtree, "no such model"),
+    "no run": (lambda f: [p.unlink() for p in f.iterdir()], "no such model"),
+    "no parameters": (remove("model.params"), "no such model"),
     "no dev examples": (remove(DEV_EXAMPLES), "cannot read"),
     "no predictions": (remove("dev_predictions.tsv"), "cannot read"),
     "half the parameters": (cut("model.params"), "damaged"),
@@ -221,10 +221,10 @@ def test_flags_that_do_not_go_together(run_folder, tmp_path, capsys):
 
 @pytest.mark.parametrize("length", [1, 2, 7, 48])
 def test_the_onnx_graph_is_the_network_at_every_length(tiny_bert, tiny_config, length):
-    from bert import zoo
+    from bert import get_model
     from bert.classifier import BERTClassifier
 
-    bert, _ = zoo.get_model(str(tiny_bert), cls_only=True)
+    bert, _ = get_model(str(tiny_bert), cls_only=True)
     net = BERTClassifier(bert, 3)
     net.classifier.initialize(mx.init.Normal(0.5))
     arrays = {name: p.data().asnumpy() for name, p in parameters_of(net).items()}
