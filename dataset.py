@@ -1,21 +1,77 @@
-"""From examples to batches: token ids, splits, and the order in which batches come."""
+"""From texts to batches: examples, their token ids, and the order of the batches."""
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from bert.tokenizer import BERTTokenizer
-from finetuning.data.reading import Examples
 
 # Training batches are cut from pieces of this many batches, each sorted by length: large enough
 # that a batch has hardly any padding, small enough that epochs differ. transformers' value.
-_BATCHES_A_SORTED_PIECE = 50
-# The file of a run's dev examples: what its model is checked on wherever it is exported.
+_BATCHES_PER_SORTED_PIECE = 50
+# The file with a run's dev examples, on which every export of its model is checked.
 DEV_EXAMPLES = "dev_examples.params"
 # A padded length is a multiple of this, so that few distinct shapes have to be allocated.
 _LENGTH_MULTIPLE = 8
+
+
+class Texts(Sequence):
+    """A sequence of strings in one UTF-8 buffer, with half the memory of a list of ``str``."""
+
+    def __init__(self, texts: Iterable[str] = ()):
+        self._utf8 = bytearray()
+        self._ends = array("q", [0])
+        for text in texts:
+            self.append(text)
+
+    def append(self, text: str) -> None:
+        self._utf8 += text.encode()
+        self._ends.append(len(self._utf8))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self._text(i) for i in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self._text(index)
+
+    def _text(self, index: int) -> str:
+        return self._utf8[self._ends[index] : self._ends[index + 1]].decode()
+
+
+@dataclass
+class Examples:
+    """The rows of one file, column by column.
+
+    ``label`` holds indices into the task's labels, or the numbers of a regression. Without labels
+    in the file it is all 0, and ``labelled`` is False.
+    """
+
+    text_a: Sequence[str]
+    text_b: Sequence[str] | None
+    label: np.ndarray  # [examples] int32, or float32 for regression
+    labelled: bool = True
+
+    def __len__(self) -> int:
+        return len(self.text_a)
+
+    def take(self, indices: np.ndarray) -> Examples:
+        """Return the examples with these indices, in their order."""
+        text_a = Texts(self.text_a[i] for i in indices)
+        text_b = None if self.text_b is None else Texts(self.text_b[i] for i in indices)
+        return Examples(text_a, text_b, self.label[indices], self.labelled)
+
+    def sample(self, size: int, seed: int) -> Examples:
+        """Return ``size`` examples (or all, if there are fewer) drawn by the seed, in order."""
+        return self.take(np.sort(np.random.default_rng(seed).permutation(len(self))[:size]))
 
 
 _ARRAYS = ("input_ids", "offsets", "first_segment", "label", "truncated")
@@ -23,7 +79,7 @@ _ARRAYS = ("input_ids", "offsets", "first_segment", "label", "truncated")
 
 @dataclass
 class TokenizedExamples:
-    """Examples as token ids, one after the other in one array (ragged, nothing padded).
+    """Examples as token ids, concatenated in one array without padding.
 
     Example i has ``input_ids[offsets[i] : offsets[i + 1]]``, of which the first
     ``first_segment[i]`` are of token type 0.
@@ -34,7 +90,7 @@ class TokenizedExamples:
     first_segment: np.ndarray  # [examples] int32
     label: np.ndarray  # [examples] int32, or float32 for regression
     max_len: int  # no example has more tokens
-    truncated: np.ndarray  # [examples] bool: max_len has cut it
+    truncated: np.ndarray  # [examples] bool: cut to max_len
 
     def __len__(self) -> int:
         return len(self.label)
@@ -44,33 +100,36 @@ class TokenizedExamples:
         return np.diff(self.offsets)
 
     def arrays(self) -> tuple[np.ndarray, ...]:
-        """Return all that training depends on."""
+        """Return the arrays that decide what a training learns."""
         return self.input_ids, self.offsets, self.first_segment, self.label
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Return all of it by name, for a file; the inverse is :meth:`from_arrays`."""
+        """Return all arrays by name, for a file; :meth:`from_arrays` is the inverse."""
         arrays = {name: getattr(self, name) for name in _ARRAYS}
         arrays["truncated"] = self.truncated.view(np.uint8)
         return {**arrays, "max_len": np.array([self.max_len], np.int32)}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray]) -> TokenizedExamples:
-        """Make examples of arrays by name.
+        """Return the examples that these arrays are.
 
         Raises
         ------
         ValueError
-            One is missing, or they are not those of examples.
+            An array is missing or unknown, or they do not fit together.
         """
+        if arrays.keys() != {*_ARRAYS, "max_len"}:
+            raise ValueError("arrays are missing or unknown")
         try:
-            examples = cls(**{**arrays, "max_len": int(arrays["max_len"][0])})
+            max_len = int(arrays["max_len"][0])
+            examples = cls(max_len=max_len, **{name: arrays[name] for name in _ARRAYS})
             lengths, ends = examples.lengths, examples.offsets[[0, -1]].tolist()
-        except (KeyError, TypeError, IndexError):
-            raise ValueError("it lacks arrays") from None
+        except (TypeError, IndexError):
+            raise ValueError("arrays have the wrong shape") from None
         if len(lengths) != len(examples) or min(lengths, default=0) < 1:
-            raise ValueError("its lengths are not those of examples")
+            raise ValueError("the lengths do not fit the examples")
         if ends != [0, len(examples.input_ids)] or len(examples.first_segment) != len(examples):
-            raise ValueError("its arrays do not fit each other")
+            raise ValueError("the arrays do not fit together")
         return examples
 
     def take(self, indices: np.ndarray) -> TokenizedExamples:
@@ -78,7 +137,7 @@ class TokenizedExamples:
         lengths = self.lengths[indices]
         offsets = np.zeros(len(indices) + 1, np.int64)
         np.cumsum(lengths, out=offsets[1:])
-        # Position of every token: its example's old start, plus its place in the example.
+        # Where each token was: its example's old start, plus its place in the example.
         moved = np.repeat(self.offsets[indices] - offsets[:-1], lengths)
         return TokenizedExamples(
             self.input_ids[moved + np.arange(offsets[-1])],
@@ -98,27 +157,25 @@ def tokenize(examples: Examples, tokenizer: BERTTokenizer, max_len: int) -> Toke
 
 def length_statistics(
     examples: TokenizedExamples, batch_size: int | None = None, seed: int = 0
-) -> dict:
-    """Count examples by their tokens, and with ``batch_size`` what padding would add.
+) -> dict[str, Any]:
+    """Count examples by length, and with ``batch_size`` the padding of three ways to batch them.
 
     Returns
     -------
     dict
-        ``examples``, ``tokens``, ``truncated``; ``lengths``: {tokens: examples} in steps of 8,
-        each step's upper end; ``padding``: the share of padding if each example were padded to
-        ``max_len``, to the longest of a random batch, and to the longest of the batches that
-        :func:`training_batches` cuts for the first epoch (the fused operators need none).
+        ``examples``, ``tokens``, ``truncated``: counts; ``lengths``: {tokens: examples}, in steps
+        of 8, by each step's upper end; ``padding``: the share of padding if each example were
+        padded to ``max_len``, to the longest of a random batch, and to the longest of the batches
+        of :func:`training_batches` in the first epoch (the fused operators need no padding).
     """
     lengths = examples.lengths
-    upper, counts = np.unique(-(-lengths // _LENGTH_MULTIPLE), return_counts=True)
-    statistics = {
+    upper, counts = np.unique(_padded(lengths), return_counts=True)
+    tokens = int(lengths.sum())
+    statistics: dict[str, Any] = {
         "examples": len(examples),
-        "tokens": int(lengths.sum()),
+        "tokens": tokens,
         "truncated": int(examples.truncated.sum()),
-        "lengths": {
-            str(n * _LENGTH_MULTIPLE): count
-            for n, count in zip(upper.tolist(), counts.tolist(), strict=True)
-        },
+        "lengths": dict(zip(map(str, upper.tolist()), counts.tolist(), strict=True)),
     }
     if batch_size:
         order = np.random.default_rng(seed).permutation(len(examples))
@@ -129,17 +186,21 @@ def length_statistics(
             "random batches": sum(len(part) * int(lengths[part].max()) for part in shuffled),
             "batches of similar length": sum(len(p) * int(lengths[p].max()) for p in alike),
         }
-        tokens = statistics["tokens"]
         statistics["padding"] = {name: 1 - tokens / count for name, count in rows.items()}
     return statistics
+
+
+def _padded(length):
+    """Round a length, or an array of lengths, up to a multiple of 8."""
+    return (length + _LENGTH_MULTIPLE - 1) // _LENGTH_MULTIPLE * _LENGTH_MULTIPLE
 
 
 def training_batches(
     lengths: np.ndarray, batch_size: int, seed: int, epoch: int
 ) -> list[np.ndarray]:
-    """Cut a shuffled epoch into batches of examples of similar length.
+    """Divide a shuffled epoch into batches of examples of similar length.
 
-    The order is a function of seed and epoch alone, so a resumed run finds its place in it.
+    Seed and epoch alone decide the order, so a resumed run can continue in mid-epoch.
 
     Parameters
     ----------
@@ -149,14 +210,14 @@ def training_batches(
     Returns
     -------
     list of int arrays
-        Indices of the examples of each batch; every example is in exactly one. Only one batch
-        may be short, anywhere in the epoch.
+        The indices of each batch's examples. Every example is in one batch. At most one batch,
+        anywhere in the epoch, has fewer than ``batch_size``.
     """
     random = np.random.default_rng([seed, epoch])
     order = random.permutation(len(lengths))
-    # At least four pieces, so that small data is shuffled too and not merely sorted.
-    batches_a_piece = max(1, min(_BATCHES_A_SORTED_PIECE, len(lengths) // (4 * batch_size)))
-    piece = batch_size * batches_a_piece
+    # At least four pieces, so that few examples are also shuffled, not only sorted.
+    batches_per_piece = max(1, min(_BATCHES_PER_SORTED_PIECE, len(lengths) // (4 * batch_size)))
+    piece = batch_size * batches_per_piece
     batches = []
     for start in range(0, len(order), piece):
         indices = order[start : start + piece]
@@ -166,7 +227,7 @@ def training_batches(
 
 
 def evaluation_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Cut examples into batches by descending length (the largest need is met first)."""
+    """Divide examples into batches by descending length: the first needs the most memory."""
     order = np.argsort(-lengths, kind="stable")
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
@@ -178,14 +239,14 @@ def padded_batch(
 
     Returns
     -------
-    input_ids : int32 array ``[B, L]``, 0 ([PAD]) behind each example's end
+    input_ids : int32 array ``[B, L]``, with 0 ([PAD]) after each example's end
     token_types : int32 array ``[B, L]``
     valid_length : int32 array ``[B]``
     """
     starts = examples.offsets[indices]
     valid_length = (examples.offsets[indices + 1] - starts).astype(np.int32)
-    length = -(-int(valid_length.max()) // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
-    length = min(length, examples.max_len)  # there is no position embedding beyond
+    # Beyond max_len there may be no position embedding.
+    length = min(_padded(int(valid_length.max())), examples.max_len)
     position = np.arange(length)
     valid = position < valid_length[:, None]  # [B, L]
     input_ids = np.zeros(valid.shape, np.int32)
@@ -197,7 +258,7 @@ def padded_batch(
 def packed_batch(
     examples: TokenizedExamples, indices: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Put B examples of T tokens altogether one after the other, without padding.
+    """Concatenate B examples, of T tokens in total, without padding.
 
     Returns
     -------

@@ -1,93 +1,44 @@
-"""From rows to examples: GLUE's files, and a user's own."""
+"""From files to examples: GLUE's files, and a user's own."""
 
 from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bert.errors import UserError
-from finetuning.data.tables import BadRows, Row, listed, read_lines, table_rows
+from dataset import Examples, Texts
+from finetuning.data.tables import BadRows, NoColumnError, Row, listed, read_lines, table_rows
 from finetuning.data.tasks import Task
 
 _LARGEST = float(np.finfo(np.float32).max)
 
 
-class Texts(Sequence):
-    """Strings, kept as UTF-8 in one buffer: a list of ``str`` takes twice the memory."""
-
-    def __init__(self, texts: Iterable[str] = ()):
-        self._utf8 = bytearray()
-        self._ends = array("q", [0])
-        for text in texts:
-            self.append(text)
-
-    def append(self, text: str) -> None:
-        self._utf8 += text.encode()
-        self._ends.append(len(self._utf8))
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return self._utf8[self._ends[index] : self._ends[index + 1]].decode()
-
-
-@dataclass
-class Examples:
-    """The rows of one file, column by column.
-
-    ``label`` holds indices into the task's labels, or the numbers of a regression; where the file
-    has no labels it is all 0, and ``labelled`` is False.
-    """
-
-    text_a: Sequence[str]
-    text_b: Sequence[str] | None
-    label: np.ndarray  # [examples] int32, or float32 for regression
-    labelled: bool = True
-
-    def __len__(self) -> int:
-        return len(self.text_a)
-
-    def take(self, indices: np.ndarray) -> Examples:
-        """Return the examples with these indices, in their order."""
-        text_a = Texts(self.text_a[i] for i in indices)
-        text_b = None if self.text_b is None else Texts(self.text_b[i] for i in indices)
-        return Examples(text_a, text_b, self.label[indices], self.labelled)
-
-    def sample(self, size: int, seed: int) -> Examples:
-        """Return ``size`` examples (all, if there are not so many) chosen by the seed, in order."""
-        return self.take(np.sort(np.random.default_rng(seed).permutation(len(self))[:size]))
-
-
 def read_glue(
     path: Path, task: Task, bad: BadRows | None = None, labelled: bool = True
 ) -> Examples:
-    """Read a file of a GLUE task: tab-separated, nothing quoted, columns by the header's names.
+    """Read a file of a GLUE task: tab-separated without quoting, columns found by their names.
 
     Parameters
     ----------
     path : Path
     task : Task
     bad : BadRows, optional
-        What to do with rows that cannot be used. QQP's few short rows are left out either way;
-        in its test file, of which every row needs a prediction, the missing fields are empty.
+        What to do with unusable rows. QQP's few rows that lack fields are skipped in any case;
+        in its test file, which needs a prediction for every row, the missing fields are empty.
     labelled : bool
-        Whether this is a training or dev file; CoLA's have no header.
+        Whether this is a training or dev file.
 
     Raises
     ------
     UserError
-        With file and line: no such file, no rows, a column or field missing, a label that the
-        task does not have, bytes that are not UTF-8.
+        With file and line: no such file, no rows, a missing column or field, an unknown label,
+        bytes that are not UTF-8.
     """
     bad = bad or BadRows()
     return _collect(path, _glue_rows(path, task, bad, labelled), task, bad)
@@ -99,21 +50,21 @@ def _glue_rows(path: Path, task: Task, bad: BadRows, labelled: bool) -> Iterator
     header = task.train_header if labelled else None
     if header is None:
         _, text, problem = next(lines, (1, "", "the file is empty"))
-        header = text.rstrip("\r\n").split("\t")
+        header = tuple(text.rstrip("\r\n").split("\t"))
         for column in columns:
             if column is not None and column not in header:
-                problem = problem or f"there are: {listed(header)}"
-                raise UserError(f"{path}, line 1: {task.name} needs a column {column!r}; {problem}")
+                problem = problem or f"columns found: {listed(header)}"
+                raise UserError(f"{path}, line 1: no column {column!r} of {task.name}; {problem}")
     indices = [None if column is None else header.index(column) for column in columns]
-    torn = BadRows(task.malformed_rows)
+    malformed = BadRows(task.malformed_rows)
     for line, text, problem in lines:
         fields = text.rstrip("\r\n").split("\t")
         missing = len(header) - len(fields)
         if problem is None and missing:
-            problem = f"{len(fields)} tab-separated fields where there should be {len(header)}"
+            problem = f"{len(fields)} tab-separated fields instead of {len(header)}"
             if missing > 0 and task.malformed_rows:
-                torn.add(path, line, problem)
-                bad.rows.append(torn.rows[-1])
+                malformed.add(path, line, problem)
+                bad.rows.append(malformed.rows[-1])
                 if labelled:
                     continue
                 fields, problem = fields + [""] * missing, None
@@ -124,7 +75,7 @@ def _glue_rows(path: Path, task: Task, bad: BadRows, labelled: bool) -> Iterator
 
 
 def read_own(path: Path, task: Task, bad: BadRows, labelled: bool = True) -> Examples:
-    """Read a user's own file: TSV, CSV (both may be quoted) or JSON Lines, by its ending.
+    """Read a user's own file: TSV, CSV (both may be quoted) or JSON Lines, by its extension.
 
     Parameters
     ----------
@@ -133,18 +84,18 @@ def read_own(path: Path, task: Task, bad: BadRows, labelled: bool = True) -> Exa
         With its columns and labels.
     bad : BadRows
     labelled : bool
-        Whether the label column must be there; otherwise it may be.
+        Whether the label column is required; otherwise it is optional.
 
     Raises
     ------
     UserError
-        With file and line: an ending, a column, a row or a label that cannot be used.
+        With file and line: an unknown extension, a missing column, an unusable row or label.
     """
     return _collect(path, _own_rows(path, task, bad, labelled), task, bad)
 
 
 def read_own_training_file(path: Path, task: Task, bad: BadRows) -> tuple[Task, Examples]:
-    """Read a user's own training file and learn the labels from it; raises as :func:`read_own`.
+    """Read a user's own training file and its labels; raises as :func:`read_own`.
 
     Returns
     -------
@@ -154,18 +105,18 @@ def read_own_training_file(path: Path, task: Task, bad: BadRows) -> tuple[Task, 
     """
     found: dict[str, int] = {}
 
-    def rows():
+    def rows() -> Iterator[Row]:
         for line, values in _own_rows(path, task, bad, labelled=True):
             label = values[2]
-            # A label stands in tables and in the headers of files, one to a field.
-            if label.strip() and not set("\t\r\n") & set(label):
+            # Labels are fields of tables and headers.
+            if label is not None and label.strip() and not set("\t\r\n") & set(label):
                 found.setdefault(label, len(found))
             yield line, values
 
     examples = _collect(path, rows(), task, bad, found)
     if len(found) == 1:
         raise UserError(
-            f"{path}: every row has the label {next(iter(found))!r}; a classifier needs two"
+            f"{path}: every row has the label {next(iter(found))!r}; at least two are needed"
         )
     labels = sorted(found)
     index = {label: i for i, label in enumerate(labels)}
@@ -176,17 +127,20 @@ def read_own_training_file(path: Path, task: Task, bad: BadRows) -> tuple[Task, 
 def _own_rows(path: Path, task: Task, bad: BadRows, labelled: bool) -> Iterator[Row]:
     label = (task.label_column,) if labelled else (task.label_column, None)
     columns = [(task.text_a_column,), (task.text_b_column,), label]
-    for line, values in table_rows(path, columns, bad):
-        problem = empty_text(values[0], values[1])
-        if problem:
-            bad.add(path, line, problem)
-        else:
-            yield line, values
+    try:
+        for line, values in table_rows(path, columns, bad):
+            if problem := empty_text(values[0], values[1]):
+                bad.add(path, line, problem)
+            else:
+                yield line, values
+    except NoColumnError as error:
+        flags = "--text_a_column, --text_b_column and --label_column name the columns"
+        raise UserError(f"{error}; {flags}") from None
 
 
-def empty_text(text_a: str, text_b: str | None) -> str | None:
-    """Say which of an example's texts is empty, if one is."""
-    if not text_a.strip():
+def empty_text(text_a: str | None, text_b: str | None) -> str | None:
+    """Return a sentence if one of an example's texts is empty; ``text_b`` may be None."""
+    if not (text_a or "").strip():
         return "the text is empty" if text_b is None else "the first text is empty"
     return "the second text is empty" if text_b is not None and not text_b.strip() else None
 
@@ -198,26 +152,26 @@ def _collect(
     bad: BadRows,
     index_of: dict[str, int] | None = None,
 ) -> Examples:
-    """Make examples of rows of text_a, text_b (or None) and label (or None)."""
+    """Make examples from rows of text_a, text_b (or None) and label (or None)."""
     if index_of is None:
         index_of = {label: i for i, label in enumerate(task.labels)}
     text_a, text_b = Texts(), Texts()
-    labels = array("f" if task.regression else "i")
+    labels: array[Any] = array("f" if task.regression else "i")
     labelled = False
     for line, (a, b, label) in rows:
-        value = 0
+        value: float | None = 0
         if label is not None:
             labelled = True
             value = _finite(label) if task.regression else index_of.get(label)
             if value is None:
                 bad.add(path, line, _not_a_label(label, task, index_of))
                 continue
-        text_a.append(a)
+        text_a.append(a or "")
         if b is not None:
             text_b.append(b)
         labels.append(value)
     if not labels:
-        raise UserError(f"{path} has no rows that can be used below its header")
+        raise UserError(f"{path} has no usable rows")
     dtype = np.float32 if task.regression else np.int32
     return Examples(text_a, text_b if len(text_b) else None, np.array(labels, dtype), labelled)
 
@@ -236,5 +190,5 @@ def _not_a_label(label: str, task: Task, labels: Iterable[str]) -> str:
     if not label.strip():
         return "the label is empty"
     if set("\t\r\n") & set(label):
-        return f"the label {label!r} holds a tab or a line end"
+        return f"the label {label!r} contains a tab or a line break"
     return f"{label!r} is not a label of {task.name}; the labels are: {listed(labels)}"

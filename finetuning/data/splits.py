@@ -1,62 +1,88 @@
-"""Which examples a run trains on, develops on and predicts: GLUE's splits, or the user's files."""
+"""The examples of a run: those it trains on, evaluates on and predicts."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
 
 import numpy as np
 
+import dataset
 from bert.errors import UserError
 from bert.tokenizer import BERTTokenizer
-from dataset import TokenizedExamples, tokenize
-from finetuning.data.reading import Examples, read_glue, read_own, read_own_training_file
-from finetuning.data.tables import BadRows
-from finetuning.data.tasks import OWN_DATA, Task, find_task, own_task, task_folder, test_files
+from dataset import Examples, TokenizedExamples
+from finetuning.data.reading import read_glue, read_own, read_own_training_file
+from finetuning.data.tables import BadRow, BadRows
+from finetuning.data.tasks import OWN_DATA, Task, files_to_predict, find_task, own_task, task_folder
 
 
-@dataclass
+@dataclass(frozen=True)
 class Splits:
-    """What a run reads."""
+    """The texts and labels that a run reads; see :func:`read_splits`."""
 
     task: Task
     train: Examples | None = None
     dev: dict[str, Examples] = field(default_factory=dict)  # suffix of its metrics -> examples
     test: dict[str, Examples] = field(default_factory=dict)  # name of its predictions -> examples
-    # Rows that were left out or mended: file, line, what is wrong.
-    bad_rows: list[tuple[Path, int, str]] = field(default_factory=list)
+    bad_rows: tuple[BadRow, ...] = ()  # skipped, or completed with empty fields
 
 
-@dataclass
-class Data:
-    """What a run computes on: its splits as token ids."""
+@dataclass(frozen=True)
+class Dataset:
+    """The token ids and labels that a run computes on; see :func:`tokenize_splits`."""
 
     task: Task
-    train: TokenizedExamples | None
-    dev: dict[str, TokenizedExamples]
+    train: TokenizedExamples | None = None
+    dev: dict[str, TokenizedExamples] = field(default_factory=dict)
     test: dict[str, TokenizedExamples] = field(default_factory=dict)
-    labelled_tests: frozenset[str] = frozenset()  # those of ``test`` whose labels are known
-    dev_texts: Examples | None = None  # of the dev split whose suffix is ""
+    labelled_tests: frozenset[str] = frozenset()  # those of ``test`` with labels
+    dev_texts: Examples | None = None  # of the dev split with the suffix ""
     class_weights: np.ndarray | None = None  # [classes] float32
+
+    def parts(self) -> dict[str, TokenizedExamples]:
+        """Return {name: examples} of all splits; the dev splits are named dev and their suffix."""
+        train = {"train": self.train} if self.train else {}
+        return train | {f"dev{suffix}": part for suffix, part in self.dev.items()} | self.test
+
+    def fold(self, train: np.ndarray, dev: np.ndarray) -> Dataset:
+        """Return the dataset that trains and evaluates on these of the training examples."""
+        if self.train is None:
+            raise ValueError("no training examples")
+        dev_part = {"": self.train.take(dev)}
+        return Dataset(
+            self.task, self.train.take(train), dev_part, class_weights=self.class_weights
+        )
 
 
 def tokenize_splits(
     splits: Splits, tokenizer: BERTTokenizer, max_len: int, class_weights: str | None
-) -> Data:
-    """Turn splits into token ids, and give up the training texts (they may take as much memory)."""
-    dev = {suffix: tokenize(part, tokenizer, max_len) for suffix, part in splits.dev.items()}
-    test = {name: tokenize(part, tokenizer, max_len) for name, part in splits.test.items()}
+) -> Dataset:
+    """Turn texts into token ids; ``class_weights`` is as in :func:`parse_class_weights`.
+
+    The training texts, which may need as much memory as the token ids, are not part of the result:
+    the caller can now drop ``splits``.
+    """
+
+    def tokenized(parts: dict[str, Examples]) -> dict[str, TokenizedExamples]:
+        return {name: dataset.tokenize(part, tokenizer, max_len) for name, part in parts.items()}
+
     train, weights = None, None
     if splits.train:
-        train = tokenize(splits.train, tokenizer, max_len)
-        splits.train = None
+        train = dataset.tokenize(splits.train, tokenizer, max_len)
         if class_weights:
             weights = parse_class_weights(class_weights, splits.task, train.label)
-    labelled = frozenset(name for name, part in splits.test.items() if part.labelled)
-    return Data(splits.task, train, dev, test, labelled, splits.dev.get(""), weights)
+    return Dataset(
+        splits.task,
+        train,
+        tokenized(splits.dev),
+        tokenized(splits.test),
+        frozenset(name for name, part in splits.test.items() if part.labelled),
+        splits.dev.get(""),
+        weights,
+    )
 
 
 def parse_class_weights(text: str, task: Task, label: np.ndarray) -> np.ndarray:
@@ -65,9 +91,9 @@ def parse_class_weights(text: str, task: Task, label: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     text : str
-        ``balanced``: examples / (classes × examples of the label), so that every label counts
-        the same and the mean weight of an example is 1; or ``label=weight,…``, where a label not
-        named weighs 1.
+        ``balanced``: examples / (classes × examples of the label), so that every label has the
+        same influence and the mean weight of an example is 1; or ``label=weight,…``, with the
+        weight 1 for other labels.
     task : Task
     label : int array ``[examples]``
         Of the training examples.
@@ -75,19 +101,19 @@ def parse_class_weights(text: str, task: Task, label: np.ndarray) -> np.ndarray:
     Raises
     ------
     UserError
-        A label that the task does not have, or a weight that is not a positive number.
+        An unknown label, or a weight that is not a positive number.
     """
     if text == "balanced":
         counts = np.bincount(label, minlength=len(task.labels))
-        # A label without examples is never weighed.
+        # The weight of a label without examples is never used.
         return (len(label) / (len(task.labels) * np.maximum(counts, 1))).astype(np.float32)
     weights = np.ones(len(task.labels), np.float32)
     for part in text.split(","):
         name, _, number = part.rpartition("=")
         if name not in task.labels:
             raise UserError(
-                f"--class_weights {text}: {name or part!r} is none of the labels "
-                f"({', '.join(task.labels)}); write balanced or label=weight,…"
+                f"--class_weights {text}: {name or part!r} is not one of the labels "
+                f"({', '.join(task.labels)}); use 'balanced' or label=weight,…"
             )
         try:
             weight = float(number)
@@ -100,16 +126,29 @@ def parse_class_weights(text: str, task: Task, label: np.ndarray) -> np.ndarray:
 
 
 def read_splits(args: argparse.Namespace, trained: Task | None) -> Splits:
-    """Read the files that the flags name; ``trained`` is the task of --model_parameters."""
+    """Read the files that the flags name.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+    trained : Task or None
+        The task of --model_parameters.
+
+    Raises
+    ------
+    UserError
+        A file cannot be read, or does not fit the flags or the trained model.
+    """
     own = args.train_file or args.dev_file or args.test_file
     if args.task_name == OWN_DATA and not own:
         raise UserError(
-            "the model was trained on files of its own: pass --dev_file or --test_file (or "
+            "the model was trained on your own files: pass --dev_file or --test_file (or "
             "--train_file, to train on)"
         )
     splits = _read_own(args, trained) if own else _read_glue(args, trained)
     if args.max_train_samples and splits.train:
-        splits.train = splits.train.sample(args.max_train_samples, args.seed)
+        sample = splits.train.sample(args.max_train_samples, args.seed)
+        splits = replace(splits, train=sample)
     return splits
 
 
@@ -117,18 +156,17 @@ def _read_glue(args: argparse.Namespace, trained: Task | None) -> Splits:
     task = trained or find_task(args.task_name)
     folder = task_folder(args.data_dir, task)
     bad = BadRows(inf if args.skip_bad_rows else 0)
-    splits = Splits(task, bad_rows=bad.rows)
-    for suffix, file in task.dev_files:
-        splits.dev[suffix] = read_glue(folder / file, task, bad)
-    if not args.only_inference:
-        splits.train = read_glue(folder / "train.tsv", task, bad)
-    if args.predict_test:
-        # Every row of a test file needs a prediction, so none is skipped.
-        mended = BadRows()
-        for name, path in test_files(args.data_dir, task).items():
-            splits.test[name] = read_glue(path, task, mended, labelled=False)
-        splits.bad_rows = bad.rows + mended.rows
-    return splits
+    completed = BadRows()  # no row of a test file is skipped: each needs a prediction
+    dev = {suffix: read_glue(folder / file, task, bad) for suffix, file in task.dev_files.items()}
+    train = None if args.only_inference else read_glue(folder / "train.tsv", task, bad)
+    test = files_to_predict(args.data_dir, task) if args.predict_test else {}
+    return Splits(
+        task,
+        train,
+        dev,
+        {name: read_glue(path, task, completed, labelled=False) for name, path in test.items()},
+        (*bad.rows, *completed.rows),
+    )
 
 
 def _read_own(args: argparse.Namespace, trained: Task | None) -> Splits:
@@ -136,34 +174,36 @@ def _read_own(args: argparse.Namespace, trained: Task | None) -> Splits:
         raise UserError("--text_b_column: --model_parameters was trained on single texts")
     if trained and args.regression and not trained.regression:
         raise UserError("--regression: --model_parameters was trained to classify")
+    known = trained or own_task("text_a", None, "label", args.regression)
     task = own_task(
-        args.text_a_column or trained.text_a_column,
-        args.text_b_column or (trained.text_b_column if trained else None),
-        args.label_column or trained.label_column,
-        trained.regression if trained else args.regression,
-        trained.labels if trained else (),
+        args.text_a_column or known.text_a_column,
+        args.text_b_column or known.text_b_column,
+        args.label_column or known.label_column,
+        known.regression,
+        known.labels,
     )
     bad = BadRows(inf if args.skip_bad_rows else 0)
-    splits = Splits(task, bad_rows=bad.rows)
+    train, dev, test = None, {}, {}
     if args.train_file:
+        path = Path(args.train_file)
         if task.labels or task.regression:
-            splits.train = read_own(Path(args.train_file), task, bad)
+            train = read_own(path, task, bad)
         else:
-            splits.task, splits.train = read_own_training_file(Path(args.train_file), task, bad)
+            task, train = read_own_training_file(path, task, bad)
     if args.dev_file:
-        splits.dev[""] = read_own(Path(args.dev_file), splits.task, bad)
-    elif args.dev_fraction:
-        train, dev = split_off(splits.train.label, args.dev_fraction, args.seed, task.regression)
-        splits.train, splits.dev[""] = splits.train.take(train), splits.train.take(dev)
+        dev[""] = read_own(Path(args.dev_file), task, bad)
+    elif args.dev_fraction and train:
+        rest, chosen = split_off(train.label, args.dev_fraction, args.seed, task.regression)
+        train, dev[""] = train.take(rest), train.take(chosen)
     if args.test_file:
-        splits.test["test"] = read_own(Path(args.test_file), splits.task, bad, labelled=False)
-    return splits
+        test["test"] = read_own(Path(args.test_file), task, bad, labelled=False)
+    return Splits(task, train, dev, test, tuple(bad.rows))
 
 
 def split_off(
     label: np.ndarray, fraction: float, seed: int, regression: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Choose a fraction of the examples, stratified by label except for regression.
+    """Draw a fraction of the examples, stratified by label except for regression.
 
     Returns
     -------
@@ -179,7 +219,7 @@ def split_off(
             random_state=seed,
             stratify=None if regression else label,
         )
-    except ValueError as error:  # a class with one example, or a split without any
+    except ValueError as error:  # a class with one example, or an empty split
         raise UserError(f"--dev_fraction {fraction:g} cannot split these rows: {error}") from None
     return np.sort(rest), np.sort(chosen)
 
@@ -189,13 +229,14 @@ def folds(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (train, dev) indices ``count`` times; every example is in one dev part.
 
-    Stratified by label except for regression; UserError where a label has fewer rows than folds.
+    Stratified by label except for regression; raises UserError if a label has fewer rows than
+    there are folds.
     """
     from sklearn.model_selection import KFold, StratifiedKFold
 
     rarest = len(label) if regression else int(np.unique(label, return_counts=True)[1].min())
     if rarest < count:
         who = "there are" if regression else "the rarest label has"
-        raise UserError(f"--folds {count}: {who} {rarest} rows, fewer than folds")
+        raise UserError(f"--folds {count}: {who} only {rarest} rows")
     splitter = (KFold if regression else StratifiedKFold)(count, shuffle=True, random_state=seed)
     return splitter.split(np.zeros(len(label)), label)

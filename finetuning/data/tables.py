@@ -1,4 +1,4 @@
-"""Files of rows, read line by line: TSV, CSV and JSON Lines, each gzipped too. Knows no task."""
+"""Rows of TSV, CSV and JSON Lines files, plain or gzipped, whatever the task."""
 
 from __future__ import annotations
 
@@ -6,28 +6,34 @@ import csv
 import gzip
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from bert.errors import UserError
 
-# No text that BERT reads is nearly as long: such a line has lost its end, or a quote its twin.
+# Far longer than any text for BERT: such a line lacks its line end, or a closing quote.
 _LONGEST_LINE = 1_000_000
 _MOST_NAMES_LISTED = 20
 _DELIMITERS = {".tsv": "\t", ".csv": ","}
 _JSON_LINES = (".jsonl", ".ndjson")
 
-# Where a row begins (line from 1), and the values wanted of it.
+# File, line from 1, and the problem of an unusable row.
+BadRow = tuple[Path, int, str]
+# The line on which a row begins, from 1, and its values in the wanted columns.
 Row = tuple[int, list[str | None]]
 
 
+class NoColumnError(UserError):
+    """A file lacks a wanted column."""
+
+
 class BadRows:
-    """What happens to rows that cannot be used: the first beyond ``allowed`` is a UserError."""
+    """Collects unusable rows; one more than ``allowed`` raises a UserError."""
 
     def __init__(self, allowed: float = 0):
         self._allowed = allowed
-        self.rows: list[tuple[Path, int, str]] = []  # file, line from 1, what is wrong
+        self.rows: list[BadRow] = []
 
     def add(self, path: Path, line: int, problem: str) -> None:
         self.rows.append((path, line, problem))
@@ -37,16 +43,16 @@ class BadRows:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Return names as text, cut where there are very many."""
+    """Return names as text: the first twenty, and their number if there are more."""
     names = list(map(str, names))
     more = f", … ({len(names)} in all)" if len(names) > _MOST_NAMES_LISTED else ""
     return ", ".join(names[:_MOST_NAMES_LISTED]) + more
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str, str | None]]:
-    """Yield (line number from 1, line with its end, what is wrong with it or None) of a file.
+    """Yield (line number from 1, line with its end, its problem or None) for each line of a file.
 
-    UserError when the file cannot be read.
+    Raises UserError if the file cannot be read.
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
@@ -56,10 +62,10 @@ def read_lines(path: Path) -> Iterator[tuple[int, str, str | None]]:
         raise UserError(f"cannot read {path}: {reason}") from None
 
 
-def split_lines(file: BinaryIO) -> Iterator[tuple[int, str, str | None]]:
-    """Yield what :func:`read_lines` does, of an open file; a byte order mark is dropped."""
-    # Bytes are split before they are decoded: text has line ends (U+2028) that files do not, and
-    # an error can then name its line.
+def split_lines(file: BinaryIO | gzip.GzipFile) -> Iterator[tuple[int, str, str | None]]:
+    """Read an open file as :func:`read_lines`; a byte order mark is dropped."""
+    # Split before decoding: str.splitlines knows line ends (U+2028) that files do not have, and a
+    # decoding error can then name its line.
     number = 0
     while content := file.readline(_LONGEST_LINE):
         number += 1
@@ -68,7 +74,7 @@ def split_lines(file: BinaryIO) -> Iterator[tuple[int, str, str | None]]:
             content = content.removeprefix(b"\xef\xbb\xbf")
         if len(content) == _LONGEST_LINE and not content.endswith(b"\n"):
             problem = f"the line is longer than {_LONGEST_LINE:,} bytes"
-            # What is left of the line still opens or closes the quotes that it did.
+            # For csv, the rest of the line still opens or closes a quoted field.
             quotes = content.count(b'"')
             while not content.endswith(b"\n") and (content := file.readline(_LONGEST_LINE)):
                 quotes += content.count(b'"')
@@ -79,7 +85,7 @@ def split_lines(file: BinaryIO) -> Iterator[tuple[int, str, str | None]]:
             problem = f"byte {error.start + 1} is not UTF-8 text"
             text = content.decode(errors="replace")
         if "\0" in text:
-            problem = problem or f"byte {content.index(0) + 1} is NUL, which no text has"
+            problem = problem or f"byte {content.index(0) + 1} is NUL, which is not text"
             text = text.replace("\0", "\ufffd")
         yield number, text, problem
 
@@ -87,22 +93,22 @@ def split_lines(file: BinaryIO) -> Iterator[tuple[int, str, str | None]]:
 def table_rows(
     path: Path, columns: Sequence[tuple[str | None, ...]], bad: BadRows
 ) -> Iterator[Row]:
-    """Yield the rows of a TSV, CSV (both may be quoted) or JSON Lines file, by its ending.
+    """Yield the rows of a TSV, CSV (both may be quoted) or JSON Lines file, by its extension.
 
     Parameters
     ----------
     path : Path
     columns : sequence of tuples
-        For each value wanted the names that its column may have; with None among them the value
-        is None where there is no such column.
+        The possible names of each wanted column. If None is among them, the column is optional
+        and its values may be None.
     bad : BadRows
-        What to do with rows that cannot be read.
+        What to do with unusable rows.
 
     Raises
     ------
     UserError
-        With file and line: an ending that is not known, no such file, a column that is not there
-        or there twice.
+        With file and line: an unknown extension, no such file, a missing column (NoColumnError)
+        or one that is in the header twice.
     """
     endings = [ending.lower() for ending in path.suffixes if ending.lower() != ".gz"]
     ending = endings[-1] if endings else ""
@@ -111,23 +117,24 @@ def table_rows(
     if ending in _DELIMITERS:
         return _delimited_rows(path, _DELIMITERS[ending], columns, bad)
     known = ", ".join((*_DELIMITERS, *_JSON_LINES))
-    raise UserError(f"{path}: its name ends in none of {known} (.gz may follow)")
+    raise UserError(f"{path}: unknown file type; use one of {known} (optionally with .gz)")
 
 
-def _find(names: Sequence[str | None], there: Iterable[str], where: str) -> str | None:
-    """Return the first of ``names`` that is there."""
-    there = list(there)
+def _find(names: Sequence[str | None], found: Collection[str], where: str) -> str | None:
+    """Return the first of ``names`` that was found."""
     for name in names:
-        if name is None or name in there:
+        if name is None or name in found:
             return name
     wanted = " or ".join(repr(name) for name in names)
-    raise UserError(f"{where}: there is no column {wanted}; there are: {listed(there)}")
+    raise NoColumnError(f"{where}: no column {wanted}; columns found: {listed(found)}")
 
 
-def _delimited_rows(path, delimiter, columns, bad) -> Iterator[Row]:
-    problems: list[tuple[int, str]] = []  # of the row that is being read
+def _delimited_rows(
+    path: Path, delimiter: str, columns: Sequence[tuple[str | None, ...]], bad: BadRows
+) -> Iterator[Row]:
+    problems: list[tuple[int, str]] = []  # of the current row
 
-    def lines():
+    def lines() -> Iterator[str]:
         for number, text, problem in read_lines(path):
             if problem:
                 problems.append((number, problem))
@@ -137,7 +144,7 @@ def _delimited_rows(path, delimiter, columns, bad) -> Iterator[Row]:
     reader = csv.reader(lines(), delimiter=delimiter, strict=True)
     header = None
     while True:
-        line = reader.line_num + 1  # where a row begins; in quotes it may go on over several
+        line = reader.line_num + 1  # where the row begins: a quoted field may contain line ends
         try:
             fields = next(reader)
         except StopIteration:
@@ -155,11 +162,13 @@ def _delimited_rows(path, delimiter, columns, bad) -> Iterator[Row]:
             header = fields
             twice = [name for name in header if header.count(name) > 1]
             if twice:
-                raise UserError(f"{path}, line {line}: the column {twice[0]!r} is there twice")
+                raise UserError(
+                    f"{path}, line {line}: the column {twice[0]!r} is in the header twice"
+                )
             names = [_find(choices, header, f"{path}, line {line}") for choices in columns]
             indices = [None if name is None else header.index(name) for name in names]
         elif len(fields) != len(header):
-            bad.add(path, line, f"{len(fields)} fields where the header has {len(header)}")
+            bad.add(path, line, f"{len(fields)} fields, but the header has {len(header)}")
         else:
             yield line, [None if index is None else fields[index] for index in indices]
     if header is None:
@@ -168,13 +177,15 @@ def _delimited_rows(path, delimiter, columns, bad) -> Iterator[Row]:
 
 def _csv_problem(reason: str) -> str:
     if "field larger" in reason or "unexpected end" in reason:
-        return "a quote that opens in this row is never closed"
+        return "a quote opened in this row is never closed"
     if "new-line character" in reason:
-        return "a carriage return in the middle, outside of quotes"
-    return f"quotes that do not pair up ({reason})"
+        return "a stray carriage return outside quotes"
+    return f"quotes do not match ({reason})"
 
 
-def _json_rows(path, columns, bad) -> Iterator[Row]:
+def _json_rows(
+    path: Path, columns: Sequence[tuple[str | None, ...]], bad: BadRows
+) -> Iterator[Row]:
     names = None
     for line, text, problem in read_lines(path):
         if problem is None and not text.strip():
@@ -197,7 +208,7 @@ def _json_rows(path, columns, bad) -> Iterator[Row]:
 
 
 def parse_object(text: str) -> dict:
-    """Parse a JSON object; ValueError says that it is none."""
+    """Parse a JSON object; raises ValueError if the text is not one."""
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):
@@ -208,7 +219,7 @@ def parse_object(text: str) -> dict:
 
 
 def text_of(content: dict, name: str) -> str:
-    """Return a value of a JSON object as text; ValueError where it has none."""
+    """Return a value of a JSON object as text; raises ValueError if it has none."""
     value = content.get(name)
     if value is None:
         raise ValueError(f"the object has no {name!r}; it has: {listed(content)}")
@@ -216,5 +227,5 @@ def text_of(content: dict, name: str) -> str:
         raise ValueError(f"{name!r} is neither text nor a number")
     text = value if isinstance(value, str) else json.dumps(value)
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError(f"{name!r} holds half of a surrogate pair, which is not text")
+        raise ValueError(f"{name!r} contains half of a surrogate pair, which is not text")
     return text

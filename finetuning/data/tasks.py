@@ -1,9 +1,15 @@
-"""What is asked of a text: the tasks of GLUE, and a task of the user's own files."""
+"""The tasks of GLUE, one declaration each, and the task of a user's own files.
+
+A new GLUE-like task is a declaration in ``TASKS``: the flags, reading, training, test predictions
+and download_glue_data.py follow from it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from bert.errors import UserError
 
@@ -12,10 +18,23 @@ OWN_DATA = "own data"
 
 
 @dataclass(frozen=True)
-class Task:
-    """Where a task's columns stand, what its labels are, and how it is measured.
+class Download:
+    """A published file, with those checksums that are known."""
 
-    The order of the labels is that of the network's outputs: for GLUE that of transformers' GLUE
+    url: str
+    md5: str | None = None
+    sha256: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.url.rsplit("/", 1)[-1]
+
+
+@dataclass(frozen=True)
+class Task:
+    """The columns, labels and metrics of a task, and for GLUE its files.
+
+    The labels are in the order of the network's outputs: for GLUE that of transformers' GLUE
     processors, which for MNLI is that of the original BERT (run_classifier.py).
     """
 
@@ -24,120 +43,226 @@ class Task:
     text_b_column: str | None  # None: single texts
     label_column: str
     labels: tuple[str, ...]  # empty for regression
-    metrics: tuple[str, ...]  # the first is the one by which the best epoch is chosen
+    metrics: tuple[str, ...]  # the first selects the best epoch
     regression: bool = False
-    # What follows describes GLUE's files; those of the split "" measure the best epoch.
-    dev_files: tuple[tuple[str, str], ...] = (("", "dev.tsv"),)  # suffix of its metrics, file
-    test_files: tuple[tuple[str, str], ...] = ()  # name at gluebenchmark.com, file
-    train_header: tuple[str, ...] | None = None  # of train and dev, where the files have none
-    malformed_rows: int = 0  # rows with missing fields that a file may have
-    score_range: tuple[float, float] | None = None  # of regression
+    score_range: tuple[float, float] | None = None  # of a regression's test predictions
+    # The rest is for GLUE. The dev file with the suffix "" selects the best epoch.
+    dev_files: dict[str, str] = field(default_factory=dict)  # suffix of its metrics -> file
+    test_files: dict[str, str] = field(default_factory=dict)  # name at gluebenchmark.com -> file
+    rows: dict[str, int] = field(default_factory=dict)  # file -> rows below its header
+    train_header: tuple[str, ...] | None = None  # if the train and dev files have none
+    malformed_rows: int = 0  # at most so many rows of a file lack fields
+    # One .zip or .tsv file, or MRPC's raw .txt files.
+    downloads: tuple[Download, ...] = ()
+    spellings: tuple[str, ...] = ()  # other names; case, "-" and "_" do not matter
 
     @property
     def outputs(self) -> int:
         """How many numbers the network gives for an example."""
         return 1 if self.regression else len(self.labels)
 
+    def has_header(self, file: str) -> bool:
+        """Tell whether the first line of one of the task's files names its columns."""
+        return self.train_header is None or file in self.test_files.values()
 
+
+def _glue(
+    name: str,
+    columns: tuple[str, str | None, str],
+    labels: tuple[str, ...],
+    metrics: tuple[str, ...],
+    rows: Sequence[int],
+    downloads: tuple[Download, ...],
+    dev_files: dict[str, str] | None = None,
+    test_files: dict[str, str] | None = None,
+    **others: Any,
+) -> Task:
+    """Describe a GLUE task; ``rows`` are those of the train, dev and test files."""
+    dev_files = dev_files or {"": "dev.tsv"}
+    test_files = test_files or {name: "test.tsv"}
+    files = ("train.tsv", *dev_files.values(), *test_files.values())
+    return Task(
+        *(name, *columns, labels, metrics),
+        dev_files=dev_files,
+        test_files=test_files,
+        rows=dict(zip(files, rows, strict=True)),
+        downloads=downloads,
+        **others,
+    )
+
+
+_GLUE = "https://dl.fbaipublicfiles.com/glue/data/"
+_SENTEVAL = "https://dl.fbaipublicfiles.com/senteval/senteval_data/"
 _NO_YES = ("0", "1")
 _NLI = ("entailment", "not_entailment")
-_TEST = "test.tsv"
+
+
+# The MD5 sums are published ones. The SHA-256 sums of the zip files are unknown, because their
+# content was not available during development; those of MRPC's raw files are of their content.
+def _zip(name: str, md5: str | None = None) -> tuple[Download, ...]:
+    return (Download(_GLUE + name, md5),)
+
 
 TASKS = {
     task.name: task
     for task in (
-        Task(
-            *("CoLA", "sentence", None, "label", _NO_YES, ("matthews",)),
-            test_files=(("CoLA", _TEST),),
+        _glue(
+            "CoLA",
+            columns=("sentence", None, "label"),
+            labels=_NO_YES,
+            metrics=("matthews",),
+            rows=(8551, 1043, 1063),
+            downloads=_zip("CoLA.zip"),
             train_header=("source", "label", "star", "sentence"),
         ),
-        Task(
-            *("SST-2", "sentence", None, "label", _NO_YES, ("accuracy",)),
-            test_files=(("SST-2", _TEST),),
+        _glue(
+            "SST-2",
+            columns=("sentence", None, "label"),
+            labels=_NO_YES,
+            metrics=("accuracy",),
+            rows=(67349, 872, 1821),
+            downloads=_zip("SST-2.zip", "9f81648d4199384278b86e315dac217c"),
+            spellings=("SST",),
         ),
-        Task(
-            *("MRPC", "#1 String", "#2 String", "Quality", _NO_YES, ("accuracy", "f1")),
-            test_files=(("MRPC", _TEST),),
+        _glue(
+            "MRPC",
+            columns=("#1 String", "#2 String", "Quality"),
+            labels=_NO_YES,
+            metrics=("accuracy", "f1"),
+            rows=(3668, 408, 1725),
+            downloads=(
+                Download(
+                    _SENTEVAL + "msr_paraphrase_train.txt",
+                    "793daf7b6224281e75fe61c1f80afe35",
+                    "60a9b09084528f0673eedee2b69cb941920f0b8cd0eeccefc464a98768457f89",
+                ),
+                Download(
+                    _SENTEVAL + "msr_paraphrase_test.txt",
+                    "e437fdddb92535b820fe8852e2df8a49",
+                    "a04e271090879aaba6423d65b94950c089298587d9c084bf9cd7439bd785f784",
+                ),
+            ),
         ),
-        Task(
-            *("STS-B", "sentence1", "sentence2", "score", (), ("pearson", "spearman")),
+        _glue(
+            "STS-B",
+            columns=("sentence1", "sentence2", "score"),
+            labels=(),
+            metrics=("pearson", "spearman"),
             regression=True,
-            test_files=(("STS-B", _TEST),),
             score_range=(0.0, 5.0),
+            rows=(5749, 1500, 1379),
+            downloads=_zip("STS-B.zip"),
+            spellings=("STS",),
         ),
-        Task(
-            *("QQP", "question1", "question2", "is_duplicate", _NO_YES, ("accuracy", "f1")),
-            test_files=(("QQP", _TEST),),
-            # Questions with a line break in them have torn a few dozen rows apart; many more
-            # mean a damaged file.
+        _glue(
+            "QQP",
+            columns=("question1", "question2", "is_duplicate"),
+            labels=_NO_YES,
+            metrics=("accuracy", "f1"),
+            # The published counts are of questions. A few dozen contain a line break and so are
+            # two malformed rows; many more mean a damaged file.
+            rows=(363846, 40430, 390965),
             malformed_rows=100,
+            downloads=_zip("QQP-clean.zip"),
         ),
-        Task(
-            *("MNLI", "sentence1", "sentence2", "gold_label"),
-            ("contradiction", "entailment", "neutral"),
-            ("accuracy",),
-            dev_files=(("", "dev_matched.tsv"), ("_mm", "dev_mismatched.tsv")),
-            test_files=(("MNLI-m", "test_matched.tsv"), ("MNLI-mm", "test_mismatched.tsv")),
+        _glue(
+            "MNLI",
+            columns=("sentence1", "sentence2", "gold_label"),
+            labels=("contradiction", "entailment", "neutral"),
+            metrics=("accuracy",),
+            dev_files={"": "dev_matched.tsv", "_mm": "dev_mismatched.tsv"},
+            test_files={"MNLI-m": "test_matched.tsv", "MNLI-mm": "test_mismatched.tsv"},
+            rows=(392702, 9815, 9832, 9796, 9847),
+            downloads=_zip("MNLI.zip"),
         ),
-        Task(
-            *("QNLI", "question", "sentence", "label", _NLI, ("accuracy",)),
-            test_files=(("QNLI", _TEST),),
+        _glue(
+            "QNLI",
+            columns=("question", "sentence", "label"),
+            labels=_NLI,
+            metrics=("accuracy",),
+            rows=(104743, 5463, 5463),
+            downloads=_zip("QNLIv2.zip", "b4efd6554440de1712e9b54e14760e82"),
         ),
-        Task(
-            *("RTE", "sentence1", "sentence2", "label", _NLI, ("accuracy",)),
-            test_files=(("RTE", _TEST),),
+        _glue(
+            "RTE",
+            columns=("sentence1", "sentence2", "label"),
+            labels=_NLI,
+            metrics=("accuracy",),
+            rows=(2490, 277, 3000),
+            downloads=_zip("RTE.zip", "bef554d0cafd4ab6743488101c638539"),
         ),
-        Task(
-            *("WNLI", "sentence1", "sentence2", "label", _NO_YES, ("accuracy",)),
-            test_files=(("WNLI", _TEST),),
+        _glue(
+            "WNLI",
+            columns=("sentence1", "sentence2", "label"),
+            labels=_NO_YES,
+            metrics=("accuracy",),
+            rows=(635, 71, 146),
+            downloads=_zip("WNLI.zip", "a1b4bd2861017d302d29e42139657a42"),
         ),
     )
 }
-# The diagnostic set is a test set for a model of MNLI; where its file may lie in data_dir.
-AX = "AX"
-_AX_FILES = ("AX/AX.tsv", "AX/test.tsv", "diagnostic/diagnostic.tsv")
-_OTHER_SPELLINGS = {"SST": "SST-2", "STS": "STS-B", "SST2": "SST-2", "STSB": "STS-B"}
-SUBMISSION_FILES = (*(name for task in TASKS.values() for name, _ in task.test_files), AX)
+# The diagnostic set is a second test set for a model of MNLI: it has no rows to train on.
+AX = replace(
+    TASKS["MNLI"],
+    name="AX",
+    dev_files={},
+    test_files={"AX": "AX.tsv"},
+    rows={"AX.tsv": 1104},
+    downloads=(Download(_GLUE + "AX.tsv"),),
+    spellings=("diagnostic",),
+)
+DOWNLOADABLE = {**TASKS, AX.name: AX}
+SUBMISSION_FILES = tuple(name for task in DOWNLOADABLE.values() for name in task.test_files)
+# Where AX may be in the data folder: downloaded here, or by other programs.
+_AX_PATHS = ("AX/AX.tsv", "AX/test.tsv", "diagnostic/diagnostic.tsv")
 
 
-def find_task(name: str) -> Task:
-    """Look a GLUE task up by any usual spelling (SST, SST-2, sst2); UserError lists them."""
-    spelled = name.upper().replace("_", "-")
-    spelled = _OTHER_SPELLINGS.get(spelled, spelled)
-    for task in TASKS.values():
-        if task.name.upper() == spelled:
-            return task
-    if spelled in (AX, "DIAGNOSTIC"):
-        raise UserError(
-            "AX has no training set: train on MNLI with --predict_test, which predicts AX too"
-        )
-    raise UserError(f"there is no task {name!r}; there are: {', '.join(TASKS)}")
+def find_task(name: str, among: Mapping[str, Task] = TASKS) -> Task:
+    """Return a GLUE task by any usual spelling (SST, SST-2, sst2).
+
+    Raises
+    ------
+    UserError
+        ``among`` (with ``DOWNLOADABLE``, also AX) has no such task; it lists them.
+    """
+    for task in DOWNLOADABLE.values():
+        if _plain(name) in map(_plain, (task.name, *task.spellings)):
+            if task.name in among:
+                return task
+            raise UserError(
+                "AX has no training set: train on MNLI with --predict_test, which predicts AX too"
+            )
+    raise UserError(f"unknown task {name!r}: use one of {', '.join(among)}")
+
+
+def _plain(spelling: str) -> str:
+    return spelling.lower().replace("-", "").replace("_", "")
 
 
 def task_folder(data_dir: str | Path | None, task: Task) -> Path:
-    """Return the folder of a task's files below ``data_dir`` (``GLUE_DIR``)."""
+    """Return the folder of a task's files in ``data_dir`` (``GLUE_DIR``)."""
     if not data_dir:
         raise UserError(
-            "where is the data? Set GLUE_DIR or pass --data_dir: the folder that "
-            f"download_glue_data.py has filled, with {task.name}/train.tsv in it"
+            "no data folder given: set GLUE_DIR or pass --data_dir (it must contain "
+            f"{task.name}/train.tsv; download_glue_data.py creates it)"
         )
     folder = Path(data_dir) / task.name
     if not folder.is_dir():
         raise UserError(
-            f"there is no folder {folder}: run download_glue_data.py --data_dir {data_dir} "
+            f"no folder {folder}: run download_glue_data.py --data_dir {data_dir} "
             f"--tasks {task.name}"
         )
     return folder
 
 
-def test_files(data_dir: str | Path, task: Task) -> dict[str, Path]:
+def files_to_predict(data_dir: str | Path, task: Task) -> dict[str, Path]:
     """Return {name at gluebenchmark.com: path} of a task's test files; with MNLI, AX's too."""
-    files = {name: task_folder(data_dir, task) / file for name, file in task.test_files}
+    paths = {name: task_folder(data_dir, task) / file for name, file in task.test_files.items()}
     if task.name == "MNLI":
-        for file in _AX_FILES:
+        for file in _AX_PATHS:
             if (Path(data_dir) / file).is_file():
-                files[AX] = Path(data_dir) / file
-    return files
+                paths[AX.name] = Path(data_dir) / file
+    return paths
 
 
 def own_task(
@@ -147,14 +272,14 @@ def own_task(
     regression: bool,
     labels: tuple[str, ...] = (),
 ) -> Task:
-    """Describe the user's own files; labels that are not known yet are left empty."""
+    """Describe a user's own files; labels that are not known yet are empty."""
     metrics = ("pearson", "spearman") if regression else ("accuracy", "macro_f1")
     columns = (text_a_column, text_b_column, label_column)
     return Task(OWN_DATA, *columns, labels, metrics, regression)
 
 
 def task_to_config(task: Task) -> dict:
-    """Return what ``config.json`` says of a task; labels and kind in Hugging Face's terms."""
+    """Return the entries of ``config.json`` for a task; labels and kind in Hugging Face's terms."""
     labels = task.labels or ("LABEL_0",)
     return {
         "task_name": task.name,
@@ -173,7 +298,7 @@ def task_from_config(config: dict) -> Task:
     Raises
     ------
     UserError
-        It does not say what the model was trained on, or its labels are not those of its task.
+        The config lacks entries, or its labels are not those of its task.
     """
     name = str(config["task_name"])
     try:
@@ -181,18 +306,23 @@ def task_from_config(config: dict) -> Task:
         labels = tuple(ids[str(i)] for i in range(len(ids)))
         if name == OWN_DATA:
             regression = config["problem_type"] == "regression"
-            columns = [config[f"{column}_column"] for column in ("text_a", "text_b", "label")]
-            return own_task(*columns, regression, () if regression else labels)
+            return own_task(
+                config["text_a_column"],
+                config["text_b_column"],
+                config["label_column"],
+                regression,
+                () if regression else labels,
+            )
     except (KeyError, TypeError) as error:
         raise UserError(
-            f"the model's config.json does not describe what it was trained on ({error!r})"
+            f"the model's config.json does not describe the data it was trained on ({error!r})"
         ) from None
     task = find_task(name)
     if task.regression:
         return task
     if sorted(labels) != sorted(task.labels):
         raise UserError(
-            f"the model's config.json has the labels {', '.join(map(str, labels))}, but those of "
-            f"{name} are {', '.join(task.labels)}"
+            f"the model's config.json has the labels {', '.join(map(str, labels))}, but {name} has "
+            f"the labels {', '.join(task.labels)}"
         )
     return replace(task, labels=labels)
