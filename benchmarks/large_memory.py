@@ -29,7 +29,7 @@ from bert.modeling import BERTModel
 from bert.parameters import parameters_of
 from bert.zoo import ZOO
 from dataset import TokenizedExamples
-from finetuning.data.splits import Data
+from finetuning.data.splits import Dataset
 from finetuning.data.tasks import find_task
 from finetuning.options import parse
 from finetuning.training.losses import loss_for
@@ -58,7 +58,7 @@ def main() -> None:
     half = np.full(examples, TOKENS // 2, np.int32)
     label = np.arange(examples, dtype=np.int32) % 2
     tokens = TokenizedExamples(ids, offsets, half, label, TOKENS, label > 1)
-    data = Data(find_task("MRPC"), tokens, {})
+    data = Dataset(find_task("MRPC"), tokens, {})
     two_epochs = replace(args, epochs=2)
     trainer = Trainer(net, tokens, loss_for(data), workers, two_epochs)
     seconds = [trainer.seconds for _ in trainer.updates_until(2)]

@@ -17,8 +17,7 @@ import numpy as np
 import workload
 
 import dataset
-from finetuning.data.reading import Examples
-from finetuning.data.splits import Data
+from finetuning.data.splits import Dataset
 from finetuning.data.tasks import find_task
 from finetuning.options import parse
 from finetuning.training.evaluation import predict
@@ -43,7 +42,7 @@ def main() -> None:
     options = parse(__doc__, argv + ["--no_native"] * (args.variant == "stock"))
     pairs = workload.read_pairs(args)
     text_a, text_b, label = zip(*pairs, strict=True)
-    examples = Examples(list(text_a), list(text_b), np.array(label, np.int32))
+    examples = dataset.Examples(list(text_a), list(text_b), np.array(label, np.int32))
     workers, task = open_workers(options), find_task("MRPC")
     classifier = new_classifier(options, task, workers.ctx)
     if unavailable := classifier.compile(fused=args.variant != "stock"):
@@ -61,7 +60,7 @@ def main() -> None:
         watch.report(len(pairs), int(lengths.sum()))
         return
     one_epoch = replace(options, epochs=1)
-    trainer = Trainer(net, tokenized, loss_for(Data(task, tokenized, {})), workers, one_epoch)
+    trainer = Trainer(net, tokenized, loss_for(Dataset(task, tokenized, {})), workers, one_epoch)
     epoch = dataset.training_batches(lengths, workload.BATCH_SIZE, workload.SEED, 1)
     timed = workload.typical_batches(epoch, lengths, args.batches)
     for _ in trainer.updates_until(1):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from math import inf
-from pathlib import Path
 
 import numpy as np
 
@@ -17,6 +15,7 @@ from dataset import Examples, TokenizedExamples
 from finetuning.data.reading import read_glue, read_own, read_own_training_file
 from finetuning.data.tables import BadRow, BadRows
 from finetuning.data.tasks import OWN_DATA, Task, files_to_predict, find_task, own_task, task_folder
+from finetuning.options import Options
 
 
 @dataclass(frozen=True)
@@ -49,8 +48,7 @@ class Dataset:
 
     def fold(self, train: np.ndarray, dev: np.ndarray) -> Dataset:
         """Return the dataset that trains and evaluates on these of the training examples."""
-        if self.train is None:
-            raise ValueError("no training examples")
+        assert self.train is not None
         dev_part = {"": self.train.take(dev)}
         return Dataset(
             self.task, self.train.take(train), dev_part, class_weights=self.class_weights
@@ -125,12 +123,12 @@ def parse_class_weights(text: str, task: Task, label: np.ndarray) -> np.ndarray:
     return weights
 
 
-def read_splits(args: argparse.Namespace, trained: Task | None) -> Splits:
+def read_splits(options: Options, trained: Task | None) -> Splits:
     """Read the files that the flags name.
 
     Parameters
     ----------
-    args : argparse.Namespace
+    options : Options
     trained : Task or None
         The task of --model_parameters.
 
@@ -139,27 +137,26 @@ def read_splits(args: argparse.Namespace, trained: Task | None) -> Splits:
     UserError
         A file cannot be read, or does not fit the flags or the trained model.
     """
-    own = args.train_file or args.dev_file or args.test_file
-    if args.task_name == OWN_DATA and not own:
+    if options.task_name == OWN_DATA and not options.own_files:
         raise UserError(
             "the model was trained on your own files: pass --dev_file or --test_file (or "
             "--train_file, to train on)"
         )
-    splits = _read_own(args, trained) if own else _read_glue(args, trained)
-    if args.max_train_samples and splits.train:
-        sample = splits.train.sample(args.max_train_samples, args.seed)
+    splits = _read_own(options, trained) if options.own_files else _read_glue(options, trained)
+    if options.max_train_samples and splits.train:
+        sample = splits.train.sample(options.max_train_samples, options.seed)
         splits = replace(splits, train=sample)
     return splits
 
 
-def _read_glue(args: argparse.Namespace, trained: Task | None) -> Splits:
-    task = trained or find_task(args.task_name)
-    folder = task_folder(args.data_dir, task)
-    bad = BadRows(inf if args.skip_bad_rows else 0)
+def _read_glue(options: Options, trained: Task | None) -> Splits:
+    task = trained or find_task(options.task_name)
+    folder = task_folder(options.data_dir, task)
+    bad = BadRows(inf if options.skip_bad_rows else 0)
     completed = BadRows()  # no row of a test file is skipped: each needs a prediction
     dev = {suffix: read_glue(folder / file, task, bad) for suffix, file in task.dev_files.items()}
-    train = None if args.only_inference else read_glue(folder / "train.tsv", task, bad)
-    test = files_to_predict(args.data_dir, task) if args.predict_test else {}
+    train = None if options.only_inference else read_glue(folder / "train.tsv", task, bad)
+    test = files_to_predict(folder, task) if options.predict_test else {}
     return Splits(
         task,
         train,
@@ -169,34 +166,32 @@ def _read_glue(args: argparse.Namespace, trained: Task | None) -> Splits:
     )
 
 
-def _read_own(args: argparse.Namespace, trained: Task | None) -> Splits:
-    if trained and args.text_b_column and trained.text_b_column is None:
+def _read_own(options: Options, trained: Task | None) -> Splits:
+    if trained and options.text_b_column and trained.text_b_column is None:
         raise UserError("--text_b_column: --model_parameters was trained on single texts")
-    if trained and args.regression and not trained.regression:
+    if trained and options.regression and not trained.regression:
         raise UserError("--regression: --model_parameters was trained to classify")
-    known = trained or own_task("text_a", None, "label", args.regression)
     task = own_task(
-        args.text_a_column or known.text_a_column,
-        args.text_b_column or known.text_b_column,
-        args.label_column or known.label_column,
-        known.regression,
-        known.labels,
+        options.text_a_column,
+        options.text_b_column or (trained.text_b_column if trained else None),
+        options.label_column,
+        trained.regression if trained else options.regression,
+        trained.labels if trained else (),
     )
-    bad = BadRows(inf if args.skip_bad_rows else 0)
+    bad = BadRows(inf if options.skip_bad_rows else 0)
     train, dev, test = None, {}, {}
-    if args.train_file:
-        path = Path(args.train_file)
+    if options.train_file:
         if task.labels or task.regression:
-            train = read_own(path, task, bad)
+            train = read_own(options.train_file, task, bad)
         else:
-            task, train = read_own_training_file(path, task, bad)
-    if args.dev_file:
-        dev[""] = read_own(Path(args.dev_file), task, bad)
-    elif args.dev_fraction and train:
-        rest, chosen = split_off(train.label, args.dev_fraction, args.seed, task.regression)
+            task, train = read_own_training_file(options.train_file, task, bad)
+    if options.dev_file:
+        dev[""] = read_own(options.dev_file, task, bad)
+    elif options.dev_fraction and train:
+        rest, chosen = split_off(train.label, options.dev_fraction, options.seed, task.regression)
         train, dev[""] = train.take(rest), train.take(chosen)
-    if args.test_file:
-        test["test"] = read_own(Path(args.test_file), task, bad, labelled=False)
+    if options.test_file:
+        test["test"] = read_own(options.test_file, task, bad, labelled=False)
     return Splits(task, train, dev, test, tuple(bad.rows))
 
 

@@ -1,7 +1,9 @@
-"""What is known of the data before training begins, said briefly; with --check, in full."""
+"""Print what the data are before training begins; with --check, also examples."""
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,58 +12,57 @@ from bert.files import write_text
 from bert.tokenizer import BERTTokenizer
 from dataset import TokenizedExamples
 from finetuning.console import log
-from finetuning.data.splits import Data
+from finetuning.data.splits import Dataset
+from finetuning.data.tables import BadRow
 from finetuning.data.tasks import Task
 
 _PERCENTILES = (50, 90, 99)
 _BAD_ROWS_SHOWN = 5
+_INDENT = " " * 10
+_COLUMNS = 80
 
 
-def log_bad_rows(rows: list[tuple[Path, int, str]], output_dir: Path | None) -> None:
-    """Say how many rows were skipped or mended, show the first, and list all in a file."""
+def log_bad_rows(rows: Sequence[BadRow], output_dir: Path | None) -> None:
+    """Print the number of bad rows and the first of them, and list all in a file."""
     if not rows:
         return
-    log.info(f"bad rows  {len(rows)} skipped (or, in a test split, empty fields put in)")
+    _log("bad rows", f"{len(rows)} skipped (in a test split: kept, with missing fields left empty)")
     for path, line, problem in rows[:_BAD_ROWS_SHOWN]:
-        log.info(f"          {path}, line {line}: {problem}")
+        log.info(f"{_INDENT}{path}, line {line}: {problem}")
     if output_dir:
-        lines = ["file\tline\tproblem", *(f"{path}\t{line}\t{why!s}" for path, line, why in rows)]
+        lines = ["file\tline\tproblem", *(f"{path}\t{line}\t{why}" for path, line, why in rows)]
         write_text(output_dir / "skipped_rows.tsv", "\n".join(lines) + "\n")
 
 
-def log_data(data: Data) -> None:
+def log_data(data: Dataset) -> None:
     """Print sizes, columns, label distribution, lengths and duplicates of the splits."""
-    task = data.task
-    labelled = {"train": data.train} if data.train else {}
-    labelled |= {f"dev{suffix}": examples for suffix, examples in data.dev.items()}
-    parts = labelled | data.test
-    sizes = ", ".join(f"{len(examples)} {name}" for name, examples in parts.items())
-    log.info(f"task      {task.name}: {sizes}")
-    texts = [name for name in (task.text_a_column, task.text_b_column) if name is not None]
-    log.info(f"columns   text {' and '.join(map(repr, texts))}, label {task.label_column!r}")
-    for name, examples in labelled.items():
-        log.info(f"labels    {name} {_distribution(task, examples.label)}")
-    for name, examples in parts.items():
-        lengths = examples.lengths
-        shares = ", ".join(
-            f"{p} % up to {np.percentile(lengths, p, method='higher')}" for p in _PERCENTILES
-        )
-        log.info(
-            f"tokens    {name} mean {lengths.mean():.1f}, {shares}, longest {lengths.max()}; "
-            f"--max_len {examples.max_len} truncates {examples.truncated.sum()}"
-        )
-    prints = {name: _fingerprints(examples) for name, examples in parts.items()}
-    found = [text for name in labelled if (text := _repeated(name, labelled[name], prints[name]))]
-    names = list(parts)
-    for i, name in enumerate(names):
-        for other in names[:i]:
-            shared = np.isin(prints[name], prints[other]).sum()
-            if shared:
-                found.append(f"{shared} of {name} are in {other} too")
-    log.info(f"repeated  {'; '.join(found) or 'none'}")
+    task, parts = data.task, data.parts()
+    labelled = {name: part for name, part in parts.items() if name not in data.test}
+    _log("task", f"{task.name}: {', '.join(f'{len(part)} {name}' for name, part in parts.items())}")
+    texts = [repr(name) for name in (task.text_a_column, task.text_b_column) if name is not None]
+    _log("columns", f"text {' and '.join(texts)}; label {task.label_column!r}")
+    for name, part in labelled.items():
+        _log("labels", f"{name}: {_distribution(task, part.label)}")
+    for name, part in parts.items():
+        _log("tokens", f"{name}: {_lengths(part)}")
+    _log_repeated(data)
     if data.class_weights is not None:
-        shown = zip(task.labels, data.class_weights, strict=True)
-        log.info(f"weights   {', '.join(f'{label}: {weight:.4g}' for label, weight in shown)}")
+        weights = zip(task.labels, data.class_weights, strict=True)
+        _log("weights", ", ".join(f"{label}: {weight:.4g}" for label, weight in weights))
+
+
+def _log(title: str, text: str) -> None:
+    """Print a line of the header, wrapped for a terminal."""
+    log.info(
+        textwrap.fill(
+            text,
+            _COLUMNS,
+            initial_indent=title.ljust(len(_INDENT)),
+            subsequent_indent=_INDENT,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    )
 
 
 def _distribution(task: Task, label: np.ndarray) -> str:
@@ -77,7 +78,48 @@ def _distribution(task: Task, label: np.ndarray) -> str:
     )
 
 
-def _fingerprints(examples: TokenizedExamples) -> np.ndarray:
+def _lengths(examples: TokenizedExamples) -> str:
+    lengths = examples.lengths
+    shares = ", ".join(
+        f"{p} % up to {np.percentile(lengths, p, method='higher')}" for p in _PERCENTILES
+    )
+    return (
+        f"mean {lengths.mean():.1f}, {shares}, max {lengths.max()}; {examples.truncated.sum()} "
+        f"truncated at --max_len {examples.max_len}"
+    )
+
+
+def _log_repeated(data: Dataset) -> None:
+    """Print how many examples are repeated in a split, and warn if some are in train too."""
+    parts = data.parts()
+    hashes = {name: _hashes(part) for name, part in parts.items()}
+    labelled = parts.keys() - data.test.keys()
+    repeated = [_repeated(name, parts[name], hashes[name]) for name in parts if name in labelled]
+    warnings = []
+    for i, name in enumerate(parts):
+        for other in list(parts)[:i]:
+            shared = np.isin(hashes[name], hashes[other]).sum()
+            sentence = f"{shared} rows of {name} are also in {other}" if shared else ""
+            if sentence and other == "train":
+                warnings.append(f"{sentence}: {name} scores will be optimistic")
+            else:
+                repeated.append(sentence)
+    if any(repeated) or not warnings:
+        _log("repeated", "; ".join(filter(None, repeated)) or "none")
+    for warning in warnings:
+        _log("warning", warning)
+
+
+def _repeated(name: str, examples: TokenizedExamples, hashes: np.ndarray) -> str:
+    different = len(np.unique(hashes))
+    if different == len(examples):
+        return ""
+    with_label = np.stack([hashes, examples.label.astype(np.float64).view(np.int64)])
+    conflicting = len(np.unique(with_label, axis=1).T) - different
+    return f"{len(examples) - different} rows in {name}, {conflicting} with conflicting labels"
+
+
+def _hashes(examples: TokenizedExamples) -> np.ndarray:
     """Return a hash of each example as the model sees it, int64 ``[examples]``."""
     ids, offsets = examples.input_ids, examples.offsets
     hashes = (
@@ -87,15 +129,6 @@ def _fingerprints(examples: TokenizedExamples) -> np.ndarray:
         )
     )
     return np.fromiter(hashes, np.int64, len(examples))
-
-
-def _repeated(name: str, examples: TokenizedExamples, prints: np.ndarray) -> str | None:
-    different = len(np.unique(prints))
-    if different == len(examples):
-        return None
-    with_label = np.stack([prints, examples.label.astype(np.float64).view(np.int64)])
-    contradicting = len(np.unique(with_label, axis=1).T) - different
-    return f"{len(examples) - different} rows in {name}, {contradicting} with another label"
 
 
 def log_examples(task: Task, examples: TokenizedExamples, tokenizer: BERTTokenizer) -> None:

@@ -239,14 +239,14 @@ def _plain(spelling: str) -> str:
     return spelling.lower().replace("-", "").replace("_", "")
 
 
-def task_folder(data_dir: str | Path | None, task: Task) -> Path:
+def task_folder(data_dir: Path | None, task: Task) -> Path:
     """Return the folder of a task's files in ``data_dir`` (``GLUE_DIR``)."""
     if not data_dir:
         raise UserError(
             "no data folder given: set GLUE_DIR or pass --data_dir (it must contain "
             f"{task.name}/train.tsv; download_glue_data.py creates it)"
         )
-    folder = Path(data_dir) / task.name
+    folder = data_dir / task.name
     if not folder.is_dir():
         raise UserError(
             f"no folder {folder}: run download_glue_data.py --data_dir {data_dir} "
@@ -255,13 +255,13 @@ def task_folder(data_dir: str | Path | None, task: Task) -> Path:
     return folder
 
 
-def files_to_predict(data_dir: str | Path, task: Task) -> dict[str, Path]:
+def files_to_predict(folder: Path, task: Task) -> dict[str, Path]:
     """Return {name at gluebenchmark.com: path} of a task's test files; with MNLI, AX's too."""
-    paths = {name: task_folder(data_dir, task) / file for name, file in task.test_files.items()}
+    paths = {name: folder / file for name, file in task.test_files.items()}
     if task.name == "MNLI":
         for file in _AX_PATHS:
-            if (Path(data_dir) / file).is_file():
-                paths[AX.name] = Path(data_dir) / file
+            if (folder.parent / file).is_file():
+                paths[AX.name] = folder.parent / file
     return paths
 
 

@@ -6,7 +6,7 @@ import mxnet as mx
 import numpy as np
 from mxnet.gluon.loss import L2Loss, Loss, SoftmaxCrossEntropyLoss
 
-from finetuning.data.splits import Data
+from finetuning.data.splits import Dataset
 
 
 class WeightedCrossEntropy(Loss):
@@ -22,7 +22,7 @@ class WeightedCrossEntropy(Loss):
         return self._cross_entropy(logits, label, weights.expand_dims(1))
 
 
-def loss_for(data: Data) -> Loss:
+def loss_for(data: Dataset) -> Loss:
     """Return the loss of a task: squared error, or cross-entropy, weighted where asked for."""
     if data.task.regression:
         return L2Loss(weight=2)  # Gluon's halves the squared error

@@ -13,7 +13,7 @@ from bert.parameters import arrays_of, parameters_of
 from finetuning import console, signals
 from finetuning.console import log
 from finetuning.data import summary
-from finetuning.data.splits import Data, folds, read_splits, tokenize_splits
+from finetuning.data.splits import Dataset, folds, read_splits, tokenize_splits
 from finetuning.data.tasks import task_from_config
 from finetuning.training import checkpoint
 from finetuning.training.run import Run
@@ -35,15 +35,9 @@ def cross_validate(run: Run, train: Train) -> None:
             f"\nfold {number} of {count}: {len(rest)} for training, {len(part)} for evaluation"
         )
         reset(options.seed)
-        fold = Data(
-            data.task,
-            run.train.take(rest),
-            {"": run.train.take(part)},
-            class_weights=data.class_weights,
-        )
         folder = run.folder / f"fold_{number}"
         with checkpoint.locked(folder):
-            results = train(replace(run, data=fold, folder=folder))
+            results = train(replace(run, data=data.fold(rest, part), folder=folder))
         scores.append(results["best"]["dev"])
     results = {
         "task": data.task.name,
@@ -100,7 +94,7 @@ def train_seeds(run: Run, train: Train) -> None:
     )
 
 
-def read_again(run: Run) -> Data:
+def read_again(run: Run) -> Dataset:
     """Read the data that a seed chooses, and print what they are."""
     options, config = run.options, run.classifier.config
     trained = task_from_config(config) if options.model_parameters else None

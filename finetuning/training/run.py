@@ -14,7 +14,7 @@ from bert import native, runtime
 from bert.classifier import Classifier
 from bert.parameters import parameters_of
 from dataset import TokenizedExamples, length_statistics
-from finetuning.data.splits import Data
+from finetuning.data.splits import Dataset
 from finetuning.options import Options
 from finetuning.training import checkpoint
 from finetuning.training.workers import Workers
@@ -26,7 +26,7 @@ class Run:
 
     options: Options
     classifier: Classifier
-    data: Data
+    data: Dataset
     folder: Path
     workers: Workers
     saves: bool = True  # False: nothing is written

@@ -23,7 +23,7 @@ from bert.files import SaveError, write_text
 from bert.modeling import BERTModel
 from bert.parameters import parameters_of, read_params, write_params
 from bert.tokenizer import SPECIAL_TOKENS, BERTTokenizer
-from finetuning.data.splits import Data
+from finetuning.data.splits import Dataset
 from finetuning.data.tasks import find_task
 from finetuning.training import checkpoint
 from finetuning.training.inputs import NotFiniteError
@@ -221,7 +221,7 @@ def test_a_run_stops_at_a_number_that_is_not_finite_and_says_where(make_trainer)
 def test_no_checkpoint_holds_a_value_that_is_not_finite(make_trainer, tmp_path):
     trainer = make_trainer("adamw", SoftmaxCrossEntropyLoss())
     classifier = Classifier(trainer._net, None, {})
-    data = Data(find_task("MRPC"), trainer._examples, {"": trainer._examples})
+    data = Dataset(find_task("MRPC"), trainer._examples, {"": trainer._examples})
     run = Run(trainer._options, classifier, data, tmp_path / "out", Workers([mx.cpu()]))
     state = RunState(run, trainer)
     (tmp_path / "out").mkdir()
