@@ -6,6 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from finetuning.data.reading import read_own, read_own_training_file
+from finetuning.data.tables import BadRows
+from finetuning.data.tasks import own_task
 from finetuning.options import Options, parse
 
 # A short training on what write_sentences has written.
@@ -29,6 +32,19 @@ def write_sentences(path, count, seed, regression=False):
         rows.append(f"{' '.join(words)},{label}")
     path.write_text("\n".join(rows) + "\n")
     return path
+
+
+SINGLE = own_task("text", None, "label", regression=False)
+PAIR = own_task("a", "b", "label", regression=False)
+SCORES = own_task("text", None, "label", regression=True)
+
+
+def read(path, content, task=SINGLE, bad=None):
+    """Write a user's own file and read it; returns the task with its labels, and the examples."""
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    if task.labels or task.regression:
+        return task, read_own(path, task, bad or BadRows())
+    return read_own_training_file(path, task, bad or BadRows())
 
 
 def same(one, other, tolerance=1e-5):

@@ -7,7 +7,7 @@ import pytest
 
 import dataset
 from bert.tokenizer import BERTTokenizer
-from finetuning.data.reading import Examples, Texts
+from dataset import Examples, Texts
 
 
 @pytest.mark.parametrize("pairs", [False, True], ids=["single", "pairs"])

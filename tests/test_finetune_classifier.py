@@ -6,6 +6,7 @@ import json
 
 import pytest
 from conftest import run_script, write_mrpc
+from helpers import FLAGS, write_sentences
 
 
 def finetune(tiny_bert, *flags, **options):
@@ -67,3 +68,56 @@ def test_a_training_set_smaller_than_a_batch_trains_on_a_short_batch(tiny_bert, 
     run = finetune(tiny_bert, *flags)
     assert run.returncode == 0, run.stderr
     assert "update 2/2" in run.stdout
+
+
+def test_single_sentences_are_learned_better_than_by_majority(finetune_here, tmp_path):
+    train = write_sentences(tmp_path / "train.csv", 160, 0)
+    dev = write_sentences(tmp_path / "dev.csv", 60, 1)
+    test = write_sentences(tmp_path / "test.csv", 40, 2)
+    files = ("--train_file", train, "--dev_file", dev, "--test_file", test)
+    code, out = finetune_here(*FLAGS, *files)
+    assert code == 0
+    results = json.loads((out / "metrics.json").read_text())
+    assert list(results["best"]["dev"]) == ["accuracy", "macro_f1", "loss"]
+    assert results["best"]["dev"]["accuracy"] > 0.9
+    assert results["test"]["accuracy"] > 0.9
+    rows = (out / "test_predictions.tsv").read_text().splitlines()
+    assert rows[0] == "index\tlabel\tprediction\tlogit_cat\tlogit_dog" and len(rows) == 41
+
+    inference = ("--model_parameters", out, "--only_inference", "--dev_file", test)
+    code, again = finetune_here(*inference, out="again", bert=False)
+    assert code == 0
+    evaluated = json.loads((again / "eval_metrics.json").read_text())["dev"]
+    assert evaluated["accuracy"] == results["test"]["accuracy"]
+
+    more = write_sentences(tmp_path / "more.csv", 5, 3)
+    more.write_text(more.read_text() + "a bird,bird\n")
+    inference = ("--model_parameters", out, "--only_inference", "--dev_file", more)
+    assert finetune_here(*inference, out="again", bert=False)[0] == 2
+
+
+def test_the_test_predictions_are_the_best_epochs_not_the_last(finetune_here, tmp_path):
+    train = write_sentences(tmp_path / "train.csv", 40, 0)
+    test = write_sentences(tmp_path / "test.csv", 9, 2)
+    files = ("--train_file", train, "--dev_file", train, "--test_file", test)
+    # So small steps change no answer: the first epoch stays the best, but not the same.
+    _, out = finetune_here(*FLAGS, *files, "--lr", "1e-5")
+    assert json.loads((out / "metrics.json").read_text())["best"]["epoch"] == 1
+    inference = ("--model_parameters", out, "--only_inference", "--test_file", test)
+    _, again = finetune_here(*inference, out="again", bert=False)
+    name = "test_predictions.tsv"
+    assert (again / name).read_bytes() == (out / name).read_bytes()
+
+
+def test_a_regression_is_learned(finetune_here, tmp_path):
+    train = write_sentences(tmp_path / "train.csv", 160, 0, regression=True)
+    dev = write_sentences(tmp_path / "dev.csv", 60, 1, regression=True)
+    files = ("--train_file", train, "--dev_file", dev, "--regression")
+    code, out = finetune_here(*FLAGS, *files, "--batch_size", "8", "--lr", "1e-3", "--epochs", "8")
+    assert code == 0
+    best = json.loads((out / "metrics.json").read_text())["best"]
+    assert list(best["dev"]) == ["pearson", "spearman", "loss"]
+    assert best["dev"]["pearson"] > 0.9
+    assert best["dev"]["loss"] < 2  # always saying the mean costs about 2.9
+    config = json.loads((out / "config.json").read_text())
+    assert config["problem_type"] == "regression" and config["label_column"] == "label"

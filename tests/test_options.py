@@ -285,3 +285,30 @@ def test_a_column_that_is_named_is_not_the_trained_models():
 def test_a_trained_model_is_not_contradicted(flags):
     with pytest.raises(UserError, match=" ".join(flags)):
         parse("", [*MODEL, *flags]).with_model_config(CONFIG)
+
+
+@pytest.mark.parametrize(
+    "flags, complaint",
+    [
+        (("--train_file", "t.csv"), "--dev_fraction"),
+        (("--train_file", "t.csv", "--dev_fraction", "1"), "--dev_fraction"),
+        (("--train_file", "t.csv", "--folds", "1"), "--folds"),
+        (("--train_file", "t.csv", "--folds", "2", "--dev_fraction", "0.1"), "one of"),
+        (("--train_file", "t.csv", "--dev_file", "d.csv", "--task_name", "RTE"), "--task_name"),
+        (("--dev_file", "d.csv"), "--train_file"),
+        (("--folds", "2"), "--train_file"),
+        (("--regression",), "--regression"),
+        (("--text_a_column", "x"), "--text_a_column"),
+        (
+            ("--train_file", "t", "--folds", "2", "--regression", "--class_weights", "balanced"),
+            "--class_weights",
+        ),
+        (
+            ("--train_file", "t", "--folds", "2", "--text_a_column", "x", "--label_column", "x"),
+            "must be different",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_flags_that_do_not_go_together_are_refused(flags, complaint, capsys):
+    assert complaint in refused(capsys, *flags)

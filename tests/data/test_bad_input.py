@@ -32,7 +32,7 @@ DATA_MISTAKES = {
     "only a header": (
         lambda tsv: tsv.write_bytes(tsv.read_bytes().split(b"\n")[0] + b"\n"),
         "",
-        "no rows",
+        "no usable rows",
     ),
     "a row with too few fields": (
         lambda tsv: write(tsv, b"\t4\t5\t", b"\t5\t"),
@@ -192,3 +192,14 @@ def test_help_says_what_every_flag_does_without_loading_mxnet():
     assert run.returncode == 0
     assert "--warmup_ratio" in run.stdout and "default: 0.1" in run.stdout
     assert "mxnet" not in run.stderr and "numpy" not in run.stderr  # each takes its time
+
+
+def test_a_wrong_file_ends_the_script_with_2(tiny_bert, tmp_path):
+    (tmp_path / "t.csv").write_text("text,label\n,no\n")
+    run = run_script(
+        *("finetune_classifier.py", "--pretrained_bert_parameters", tiny_bert, *FLAGS),
+        *("--text_a_column", "text", "--train_file", tmp_path / "t.csv", "--dev_fraction", "0.5"),
+        *("--output_dir", tmp_path / "out"),
+    )
+    assert run.returncode == 2 and run.stderr.count("\n") == 1
+    assert "t.csv, line 2: the text is empty" in run.stderr

@@ -11,7 +11,7 @@ from conftest import run_script
 from bert.errors import UserError
 from finetuning.data import reading
 from finetuning.data.tables import BadRows
-from finetuning.data.tasks import TASKS, find_task
+from finetuning.data.tasks import AX, DOWNLOADABLE, SUBMISSION_FILES, TASKS, find_task
 
 _MNLI_HEADER = (
     "index\tpromptID\tpairID\tgenre\tsentence1_binary_parse\tsentence2_binary_parse\t"
@@ -92,7 +92,7 @@ METRICS = {
 }
 SUBMISSIONS = {name: [name] for name in LAYOUTS} | {"MNLI": ["MNLI-m", "MNLI-mm", "AX"]}
 ROWS = {"train": 12, "test": 7, "test_matched": 7, "test_mismatched": 5}
-# What has torn readers of these files apart: line ends that are none, and quotes without a twin.
+# What readers of these files misread: characters that look like line ends, and single quotes.
 FIRST_A, FIRST_B = 'the "red cat\u2028sat', "a dog\rran '"
 
 
@@ -117,7 +117,7 @@ def write_task(folder, name):
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_columns_and_labels_are_read_from_where_they_stand(name, tmp_path):
+def test_columns_and_labels_are_found_by_their_names(name, tmp_path):
     task = TASKS[name]
     folder = write_task(tmp_path, name) / name
     examples = reading.read_glue(folder / "train.tsv", task)
@@ -196,7 +196,7 @@ def test_a_header_where_cola_has_none_is_not_taken_for_a_sentence(tmp_path):
         reading.read_glue(tmp_path / "train.tsv", TASKS["CoLA"])
 
 
-def test_qqp_survives_its_few_torn_rows_and_no_more(tmp_path):
+def test_a_few_malformed_rows_of_qqp_are_skipped_and_no_more(tmp_path):
     header, row = LAYOUTS["QQP"]["train"]
     path = tmp_path / "train.tsv"
     whole = [row.format(i=i, a="the cat", b="", y=i % 2) for i in range(4)]
@@ -230,6 +230,24 @@ def test_every_row_of_qqps_test_split_keeps_its_number(tmp_path):
 )
 def test_the_usual_spellings_name_a_task(spelling, name):
     assert find_task(spelling).name == name
+
+
+@pytest.mark.parametrize("task", DOWNLOADABLE.values(), ids=DOWNLOADABLE)
+def test_a_declaration_is_complete(task):
+    trained = [] if task is AX else ["train.tsv"]
+    assert list(task.rows) == [*trained, *task.dev_files.values(), *task.test_files.values()]
+    assert all(count > 0 for count in task.rows.values())
+    assert task.downloads and all(d.url.startswith("https://") for d in task.downloads)
+    assert set(task.metrics) <= {"accuracy", "f1", "matthews", "pearson", "spearman"}
+    assert bool(task.labels) != task.regression
+    for spelling in (task.name, task.name.lower(), *task.spellings):
+        assert find_task(spelling, DOWNLOADABLE) is task
+    assert set(task.test_files) <= set(SUBMISSION_FILES)
+
+
+def test_an_unknown_task_is_answered_with_the_known_ones():
+    with pytest.raises(UserError, match=r"'SQuAD': use one of CoLA, .*, WNLI$"):
+        find_task("SQuAD")
 
 
 def test_the_diagnostic_set_is_said_to_need_a_model_of_mnli():

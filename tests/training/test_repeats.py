@@ -84,3 +84,16 @@ def test_seeds_that_make_no_sense_are_refused(flags, names, finetune_here, capsy
     with pytest.raises(SystemExit) as exit:
         finetune_here(*flags, bert=False)
     assert exit.value.code == 2 and names in capsys.readouterr().err
+
+
+def test_cross_validation_reports_mean_and_spread(finetune_here, tmp_path):
+    train = write_sentences(tmp_path / "train.csv", 60, 0)
+    code, out = finetune_here(*FLAGS, "--train_file", train, "--folds", "3")
+    assert code == 0
+    results = json.loads((out / "metrics.json").read_text())
+    scores = [fold["accuracy"] for fold in results["folds"]]
+    for i, score in enumerate(scores, start=1):
+        fold = json.loads((out / f"fold_{i}" / "metrics.json").read_text())
+        assert fold["best"]["dev"]["accuracy"] == score
+    assert results["mean"]["accuracy"] == pytest.approx(np.mean(scores))
+    assert results["standard_deviation"]["accuracy"] == pytest.approx(np.std(scores, ddof=1))

@@ -1,0 +1,77 @@
+"""What is printed about the data before training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from helpers import FLAGS, write_sentences
+
+from dataset import TokenizedExamples
+from finetuning import console
+from finetuning.data.splits import Dataset
+from finetuning.data.summary import log_data
+from finetuning.data.tasks import TASKS, own_task
+
+
+def test_skipped_rows_are_listed_in_a_file(finetune_here, tmp_path, capsys):
+    train = write_sentences(tmp_path / "train.csv", 20, 0)
+    train.write_text(train.read_text() + ",cat\n")
+    files = ("--train_file", train, "--dev_fraction", "0.2", "--training_steps", "1")
+    assert finetune_here(*FLAGS, *files)[0] == 2
+    code, out = finetune_here(*FLAGS, *files, "--skip_bad_rows")
+    assert code == 0
+    listed = (out / "skipped_rows.tsv").read_text().splitlines()
+    assert listed == ["file\tline\tproblem", f"{train}\t22\tthe text is empty"]
+    assert "1 skipped" in capsys.readouterr().out
+
+
+def test_check_reports_and_leaves_nothing(finetune_here, tmp_path, capsys):
+    train = write_sentences(tmp_path / "train.csv", 40, 0)
+    first = train.read_text().splitlines()[1].split(",")
+    train.write_text(train.read_text() + f"{first[0]},bird\n{first[0].upper()},{first[1]}\n")
+    dev = tmp_path / "dev.csv"
+    dev.write_text(f"text,label\n{','.join(first)}\n{'the cat ' * 40},cat\n")
+    code, out = finetune_here(*FLAGS, "--train_file", train, "--dev_file", dev, "--check")
+    assert code == 0 and not out.exists()
+    text = " ".join(capsys.readouterr().out.split())
+    for expected in (
+        "columns text 'text'; label 'label'",
+        "bird: 1 (2.4%)",
+        "labels dev: bird: 0 (0.0%), cat: ",
+        "tokens train: mean ",
+        "max 32; 1 truncated at --max_len 32",
+        "repeated 2 rows in train, 1 with conflicting labels",
+        "warning 1 rows of dev are also in train: dev scores will be optimistic",
+        "segment 0: [CLS] " + first[0],
+        f"label '{first[1]}'",
+        "the longest batch (16 examples",
+        "min for 5 epochs",
+    ):
+        assert expected in text, expected
+
+
+def test_the_header_fits_a_terminal_and_warns_of_test_rows_in_train(capsys):
+    task = own_task("a long name of a column with texts", "another long name", "label", False)
+    task = replace(task, labels=tuple(f"label number {i}" for i in range(20)))
+    label = np.arange(20, dtype=np.int32)
+    part = TokenizedExamples(label, np.arange(21), label * 0 + 1, label, 8, label < 0)
+    data = Dataset(task, part, {"": part.take(label[:3])}, {"test": part.take(label[2:4])})
+    console.start_logging(None)
+    log_data(data)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    text = " ".join(" ".join(lines).split())
+    assert "task own data: 20 train, 3 dev, 2 test" in text
+    assert "repeated 1 rows of test are also in dev" in text
+    assert "warning 2 rows of test are also in train: test scores will be optimistic" in text
+
+
+def test_the_header_of_unrepeated_rows_has_no_warning(capsys):
+    label = np.arange(4, dtype=np.int32)
+    part = TokenizedExamples(label, np.arange(5), label * 0 + 1, label % 2, 8, label < 0)
+    data = Dataset(TASKS["MRPC"], part.take(label[:2]), {"": part.take(label[2:])})
+    console.start_logging(None)
+    log_data(data)
+    text = capsys.readouterr().out
+    assert "repeated  none" in text and "warning" not in text
