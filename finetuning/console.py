@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,6 +92,18 @@ class ProgressReport:
             f"{progress.samples_per_second:.1f} samples/s",
         )
         self._loss, self._examples = 0.0, 0
+
+
+def log_header(title: str, text: str) -> None:
+    """Print a line of a run's header: a title of up to nine characters, and wrapped text."""
+    layout = textwrap.TextWrapper(
+        _COLUMNS,
+        initial_indent=title.ljust(10),
+        subsequent_indent=" " * 10,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    log.info(layout.fill(text))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,24 +10,23 @@ import numpy as np
 from bert.files import write_text
 from bert.tokenizer import BERTTokenizer
 from dataset import TokenizedExamples
-from finetuning.console import log
+from finetuning.console import log, log_header
 from finetuning.data.splits import Dataset
 from finetuning.data.tables import BadRow
 from finetuning.data.tasks import Task
 
 _PERCENTILES = (50, 90, 99)
 _BAD_ROWS_SHOWN = 5
-_INDENT = " " * 10
-_COLUMNS = 80
 
 
 def log_bad_rows(rows: Sequence[BadRow], output_dir: Path | None) -> None:
     """Print the number of bad rows and the first of them, and list all in a file."""
     if not rows:
         return
-    _log("bad rows", f"{len(rows)} skipped (in a test split: kept, with missing fields left empty)")
+    explained = "skipped (in a test split: kept, with missing fields left empty)"
+    log_header("bad rows", f"{len(rows)} {explained}")
     for path, line, problem in rows[:_BAD_ROWS_SHOWN]:
-        log.info(f"{_INDENT}{path}, line {line}: {problem}")
+        log_header("", f"{path}, line {line}: {problem}")
     if output_dir:
         lines = ["file\tline\tproblem", *(f"{path}\t{line}\t{why}" for path, line, why in rows)]
         write_text(output_dir / "skipped_rows.tsv", "\n".join(lines) + "\n")
@@ -38,31 +36,18 @@ def log_data(data: Dataset) -> None:
     """Print sizes, columns, label distribution, lengths and duplicates of the splits."""
     task, parts = data.task, data.parts()
     labelled = {name: part for name, part in parts.items() if name not in data.test}
-    _log("task", f"{task.name}: {', '.join(f'{len(part)} {name}' for name, part in parts.items())}")
+    sizes = ", ".join(f"{len(part)} {name}" for name, part in parts.items())
+    log_header("task", f"{task.name}: {sizes}")
     texts = [repr(name) for name in (task.text_a_column, task.text_b_column) if name is not None]
-    _log("columns", f"text {' and '.join(texts)}; label {task.label_column!r}")
+    log_header("columns", f"text {' and '.join(texts)}; label {task.label_column!r}")
     for name, part in labelled.items():
-        _log("labels", f"{name}: {_distribution(task, part.label)}")
+        log_header("labels", f"{name}: {_distribution(task, part.label)}")
     for name, part in parts.items():
-        _log("tokens", f"{name}: {_lengths(part)}")
+        log_header("tokens", f"{name}: {_lengths(part)}")
     _log_repeated(data)
     if data.class_weights is not None:
         weights = zip(task.labels, data.class_weights, strict=True)
-        _log("weights", ", ".join(f"{label}: {weight:.4g}" for label, weight in weights))
-
-
-def _log(title: str, text: str) -> None:
-    """Print a line of the header, wrapped for a terminal."""
-    log.info(
-        textwrap.fill(
-            text,
-            _COLUMNS,
-            initial_indent=title.ljust(len(_INDENT)),
-            subsequent_indent=_INDENT,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-    )
+        log_header("weights", ", ".join(f"{label}: {weight:.4g}" for label, weight in weights))
 
 
 def _distribution(task: Task, label: np.ndarray) -> str:
@@ -105,9 +90,9 @@ def _log_repeated(data: Dataset) -> None:
             else:
                 repeated.append(sentence)
     if any(repeated) or not warnings:
-        _log("repeated", "; ".join(filter(None, repeated)) or "none")
+        log_header("repeated", "; ".join(filter(None, repeated)) or "none")
     for warning in warnings:
-        _log("warning", warning)
+        log_header("warning", warning)
 
 
 def _repeated(name: str, examples: TokenizedExamples, hashes: np.ndarray) -> str:

@@ -21,7 +21,7 @@ import dataset
 from bert import runtime
 from bert.classifier import Classifier, load_classifier
 from bert.errors import UserError
-from finetuning.data.reading import Examples, empty_text
+from finetuning.data.reading import empty_text
 from finetuning.data.tables import BadRows, Row, parse_object, split_lines, table_rows, text_of
 from finetuning.data.tasks import Task, task_from_config
 from finetuning.results.predictions import delimited
@@ -69,7 +69,7 @@ class Predictor:
         config = self.model.config
         text_a, text_b = zip(*texts, strict=True)
         label = np.zeros(len(texts), np.int32)
-        examples = Examples(text_a, text_b if self.task.text_b_column else None, label)
+        examples = dataset.Examples(text_a, text_b if self.task.text_b_column else None, label)
         tokenized = dataset.tokenize(examples, self.model.tokenizer, config["max_len"])
         logits = predict(self.model.net, tokenized, self.batch_size, self.workers)
         if self.task.regression:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from scipy.special import softmax
 
-from finetuning.data.reading import Examples
+from dataset import Examples
 from finetuning.data.tasks import Task
 
 

@@ -8,7 +8,7 @@ import io
 import numpy as np
 import pytest
 
-from finetuning.data.reading import Examples
+from dataset import Examples
 from finetuning.data.tasks import TASKS, own_task
 from finetuning.results.predictions import (
     confident_text,
