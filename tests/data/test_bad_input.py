@@ -103,7 +103,7 @@ MODEL_MISTAKES = {
     ),
     "a vocabulary that does not fit": (
         lambda bert: write(bert / "vocab.txt", b"river\n", b""),
-        "do not belong together",
+        "this is not the model's vocabulary",
     ),
     "a config that is not JSON": (
         lambda bert: write(bert / "config.json", b"{", b""),
@@ -111,7 +111,7 @@ MODEL_MISTAKES = {
     ),
     "a config without sizes": (
         lambda bert: (bert / "config.json").write_text("{}"),
-        "does not say vocab_size",
+        "lacks vocab_size",
     ),
     "no weights": (lambda bert: (bert / "model.safetensors").unlink(), "model.safetensors"),
 }
