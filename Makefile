@@ -5,7 +5,7 @@
 # make setup-distributed   Horovod besides, for several processes and machines (compiles, 3 minutes)
 # make test-machines   both on new root file systems of Debian 12, 13 and testing (root, debootstrap)
 # make bench   this project beside its peers (QUICK=1: one ratio, three minutes)
-# make lint    ruff
+# make lint    ruff and mypy
 # make lock    write requirements.lock anew from requirements.txt and pyproject.toml (needs uv)
 
 # The first Python that works: MXNet has wheels for glibc only.
@@ -109,6 +109,7 @@ bench: setup .venv-bench/installed
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 lock:
 	uv pip compile pyproject.toml --group dev --universal --python-version 3.10 --upgrade \

@@ -300,6 +300,20 @@ def test_a_folder_is_not_written_over_and_a_half_written_one_is_removed(
     assert not list(tmp_path.iterdir())
 
 
+def test_help_tells_the_two_gluon_formats_apart():
+    for command in (["-m", "bert.convert"], ["export_classifier.py"]):
+        shown = run_script(*command, "--help")
+        assert shown.returncode == 0
+        text = " ".join(shown.stdout.split())
+        assert "parameters and config" in text and "symbol file" in text
+
+
+def test_an_unknown_flag_of_convert_is_refused(tmp_path):
+    with pytest.raises(SystemExit) as exit:
+        convert.main([str(tmp_path), str(tmp_path / "new"), "--to", "gluon", "--nonsense"])
+    assert exit.value.code == 2
+
+
 CLASSIFY = """
 import json, sys, torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import mxnet as mx
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 from conftest import ROOT, gluonnlp_bert
 
 from bert.classifier import BERTClassifier
-from bert.modeling import BERTConfig, BERTModel
+from bert.config import BERTConfig, parameter_shapes
+from bert.errors import UserError
+from bert.modeling import BERTModel
 from bert.parameters import parameters_of
 
 GOLDEN = json.loads((ROOT / "tests/golden/minilm_pairs.json").read_text())["cases"]
@@ -57,6 +60,30 @@ def test_the_classifier_reads_the_cls_row_and_nothing_is_lost_by_computing_only_
     assert cls_row.shape == (3, 1, tiny_config.units)
     np.testing.assert_allclose(pooled_too.asnumpy(), pooled.asnumpy(), atol=1e-6)
     np.testing.assert_allclose(cls_row.asnumpy(), hidden.asnumpy()[:, :1], atol=1e-6)
+
+
+def test_the_shapes_of_the_parameters_are_known_without_a_network(tiny_config):
+    parameters = parameters_of(BERTModel(tiny_config))
+    assert {name: p.shape for name, p in parameters.items()} == parameter_shapes(tiny_config)
+
+
+@pytest.mark.parametrize(
+    "sizes, complaint",
+    [
+        ({"vocab_size": 0}, "vocab_size must be positive and finite, not 0"),
+        ({"layer_norm_eps": float("nan")}, "layer_norm_eps must be positive"),
+        ({"units": 30}, "30 units are not divisible by 4 heads"),
+        ({"num_layers": 1001}, "invalid number of layers: 1001"),
+    ],
+)
+def test_sizes_that_no_bert_has_are_refused(tiny_config, sizes, complaint):
+    with pytest.raises(UserError, match=complaint):
+        replace(tiny_config, **sizes)
+
+
+def test_fusing_needs_a_network_that_returns_only_the_cls_rows(tiny_config):
+    with pytest.raises(ValueError, match="cls_only"):
+        BERTModel(tiny_config).fuse()
 
 
 def test_padding_changes_no_logit(tiny_config):

@@ -8,6 +8,8 @@ import subprocess
 import pytest
 from conftest import ROOT, run_script
 
+from bert import runtime
+
 
 @pytest.mark.parametrize("local_ranks, threads", [("1", 4), ("2", 2), ("3", 1), ("9", 1)])
 def test_the_ranks_of_a_machine_divide_its_threads(local_ranks, threads):
@@ -15,6 +17,75 @@ def test_the_ranks_of_a_machine_divide_its_threads(local_ranks, threads):
     environment = os.environ | {"HOROVOD_LOCAL_SIZE": local_ranks}
     run = run_script("-c", code, env=environment)
     assert run.stdout.split() == [str(threads)]
+
+
+@pytest.mark.parametrize(
+    "environment, threads",
+    [
+        ({"OMP_NUM_THREADS": "3"}, 3),
+        ({"OMP_NUM_THREADS": "0"}, runtime.physical_cores()),
+        ({"OMP_NUM_THREADS": "many"}, runtime.physical_cores()),
+    ],
+)
+def test_the_users_number_of_threads_is_kept(environment, threads):
+    code = "import os; from bert import runtime; runtime.prepare(); print(os.environ[{!r}])"
+    run = run_script("-c", code.format("OMP_NUM_THREADS"), env=os.environ | environment)
+    assert run.stdout.split() == [str(threads)], run.stderr
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """A machine of four hyper-threads on two cores; returns the file with a container's quota."""
+    for cpu in range(4):
+        folder = tmp_path / f"cpu{cpu}/topology"
+        folder.mkdir(parents=True)
+        (folder / "thread_siblings_list").write_text(f"{cpu % 2},{cpu % 2 + 2}")
+    quota = tmp_path / "cpu.max"
+    monkeypatch.setattr(runtime, "_CPU_TOPOLOGY", tmp_path)
+    monkeypatch.setattr(runtime, "_CGROUP_CPU_MAX", quota)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(4)))
+    return quota
+
+
+@pytest.mark.parametrize(
+    "quota, cores",
+    [(None, 2), ("max 100000", 2), ("150000 100000", 1), ("10000 100000", 1), ("strange", 2)],
+)
+def test_hyper_threads_and_a_containers_quota_are_respected(machine, quota, cores):
+    if quota:
+        machine.write_text(quota)
+    assert runtime.physical_cores() == cores
+
+
+@pytest.mark.parametrize(
+    "flags, units",
+    [({"avx2"}, None), ({"avx512_bf16"}, "AVX-512"), ({"avx512_bf16", "amx_bf16"}, "AMX")],
+)
+def test_units_for_bfloat16_are_known_by_the_processors_flags(flags, units, monkeypatch):
+    monkeypatch.setattr(runtime, "cpu_flags", lambda: flags)
+    assert runtime.bfloat16_units() == units
+
+
+def test_importing_mxnet_loads_no_scikit_learn_and_hides_none():
+    code = (
+        "import sys; from bert import runtime; runtime.prepare(1); "
+        "print('sklearn' in sys.modules, 'scipy.stats' in sys.modules); "
+        "import sklearn, scipy.stats"
+    )
+    run = run_script("-c", code)
+    assert run.returncode == 0 and run.stdout.split() == ["False", "False"], run.stderr
+
+
+def test_a_missing_package_is_one_sentence(tmp_path):
+    (tmp_path / "mxnet.py").write_text("import something_that_is_not_installed")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import bert; bert.get_model"
+    run = run_script("-c", code)
+    assert run.returncode == 2 and run.stderr.count("\n") == 1
+    assert "the Python package something_that_is_not_installed is not installed" in run.stderr
+
+
+def test_without_a_gpu_it_is_said_what_is_missing():
+    assert "make setup-gpu" in runtime.why_no_gpu()
 
 
 @pytest.mark.parametrize(

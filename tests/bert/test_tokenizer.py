@@ -67,7 +67,10 @@ def test_a_cased_vocabulary_keeps_capitals_and_accents(tmp_path):
     "content, complaint",
     [
         (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n", r"lacks \[MASK\]"),
-        ("\n".join([*SPECIAL_TOKENS, "cat", "dog", "cat"]).encode(), "line 8: duplicate token 'cat'"),
+        (
+            "\n".join([*SPECIAL_TOKENS, "cat", "dog", "cat"]).encode(),
+            "line 8: duplicate token 'cat'",
+        ),
         (b"[PAD]\n\xff\xfe\n", "not a UTF-8 vocabulary"),
     ],
 )

@@ -66,6 +66,13 @@ def test_a_model_is_fetched_once_and_then_needs_no_server(server, here):
     assert values(again) == values(net)
 
 
+def test_converted_weights_are_kept_where_they_are_wanted(server, here):
+    net, _ = bert.get_model(NAME, root=here / "elsewhere", dropout=0.3, cls_only=True)
+    assert len(list((here / "elsewhere").glob("someone--tiny-bert-*.params"))) == 1
+    assert not conversions(here)
+    assert net.dropout == 0.3 and net.cls_only
+
+
 def test_what_the_repository_has_not_is_known_without_the_server_too(server, here):
     (server.folder / "tokenizer_config.json").unlink()
     assert bert.get_model(NAME)[1].do_lower_case
