@@ -185,9 +185,9 @@ def test_mistakes_end_in_one_sentence(runs, tmp_path, capsys):
     (tmp_path / "t.csv").write_text("txt\nthe cat\n")
     (tmp_path / "empty.csv").write_text('text\n"the\ncat"\n" "\n')
     for flags, complaint in {
-        ("--input", tmp_path / "t.csv"): "line 1: there is no column 'text' or 'text_a'",
+        ("--input", tmp_path / "t.csv"): "line 1: no column 'text' or 'text_a'; columns found: ",
         ("--input", tmp_path / "empty.csv"): "line 4: the text is empty",
-        ("--input", tmp_path): "none of .tsv",
+        ("--input", tmp_path): "unknown file type",
         ("--text_a", "a", "--text_b", "b"): "leave out --text_b",
     }.items():
         assert predict_here("--model_dir", runs / "single", *flags) == 2
@@ -205,8 +205,8 @@ def test_mistakes_end_in_one_sentence(runs, tmp_path, capsys):
         ({"max_len": "long"}, "max_len is 'long'"),
         ({"max_len": 500}, "max_len is 500"),
         ({"text_a_column": None, "id2label": {"0": "a", "2": "b"}}, "does not describe"),
-        ({"task_name": "MRPC"}, "those of MRPC are 0, 1"),
-        ({"task_name": "SQuAD"}, "no task 'SQuAD'"),
+        ({"task_name": "MRPC"}, "MRPC has the labels 0, 1"),
+        ({"task_name": "SQuAD"}, "unknown task 'SQuAD'"),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused(changes, complaint, runs, tmp_path, capsys):

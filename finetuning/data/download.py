@@ -12,13 +12,12 @@ import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
 
 import requests
 from tqdm import tqdm
 
 from bert.errors import RunError, UserError
-from bert.files import SaveError
+from bert.files import replacing
 from finetuning import command
 from finetuning.data.tasks import Download, Task
 
@@ -31,6 +30,7 @@ _PARALLEL = 4
 _LONGEST_PAUSE_SECONDS = 60.0
 # No file of GLUE is larger than 100 MB.
 _LARGEST_FILE_BYTES = 1 << 29
+_BAR = {"unit": "B", "unit_scale": True, "disable": None, "leave": False}
 # A later request may get another answer: timeout, unusable range, too many requests. So it may
 # after all status codes from 500.
 _RETRY = (408, 416, 429)
@@ -106,20 +106,22 @@ class Downloader:
         if self.is_complete(task):
             tqdm.write(f"{task.name}: already complete")
             return
-        new = self._work / f"{task.name}.{os.getpid()}.new"
+        folder, old = self.data_dir / task.name, self._work / f"{task.name}.{os.getpid()}.old"
         try:
-            new.mkdir(parents=True)
-            files = [self._fetched(download) for download in task.downloads]
-            self._lay_out(task, files, new)
-            for name in task.rows:
-                if wrong := wrong_rows(task, new / name):
-                    raise RunError(f"{task.name}: {wrong}: the published files have changed")
-            replace_folder(new, self.data_dir / task.name)
-        except OSError as error:
-            path = str(error.filename or self.data_dir)
-            raise SaveError(error.errno, error.strerror or str(error), path) from None
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
+            with replacing(folder) as new:
+                self._work.mkdir(parents=True, exist_ok=True)
+                new.mkdir()
+                self._lay_out(task, [self._fetched(download) for download in task.downloads], new)
+                for name in task.rows:
+                    if wrong := wrong_rows(task, new / name):
+                        raise RunError(f"{task.name}: {wrong}: the published files have changed")
+                if folder.exists():
+                    folder.rename(old)
+        except BaseException:
+            if old.exists():
+                old.rename(folder)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
         for download in task.downloads:
             (self._work / download.name).unlink(missing_ok=True)
         rows = ", ".join(f"{name} {count}" for name, count in task.rows.items())
@@ -158,7 +160,6 @@ class Downloader:
                     # The archive does not decide where a file goes: these names are the task's.
                     with archive.open(member) as source, (folder / name).open("wb") as target:
                         shutil.copyfileobj(source, target)
-                        flush(target)
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
             path.unlink()
             raise RunError(f"{address} is damaged ({error}): run the command again") from None
@@ -174,7 +175,6 @@ class Downloader:
         """
         address = self.source(download)
         path, part = self._work / download.name, self._work / f"{download.name}.part"
-        self._work.mkdir(parents=True, exist_ok=True)
         pause = self._pause
         for remaining in reversed(range(_TRIES)):
             try:
@@ -215,29 +215,17 @@ class Downloader:
                 validator_file.write_text(validator)
             else:
                 validator_file.unlink(missing_ok=True)
-            with part.open("ab" if have else "wb") as file:
-                self._save(response, file, have, total)
+            with (
+                part.open("ab" if have else "wb") as file,
+                tqdm(total=total, initial=have, desc=part.stem, **_BAR) as bar,
+            ):
+                for chunk in response.iter_content(_CHUNK_BYTES):
+                    if self.stop.is_set():
+                        raise RunError("interrupted")
+                    file.write(chunk)
+                    bar.update(len(chunk))
         if total is not None and part.stat().st_size != total:
             raise requests.exceptions.ChunkedEncodingError
-
-    def _save(
-        self, response: requests.Response, file: IO[bytes], have: int, total: int | None
-    ) -> None:
-        with tqdm(
-            total=total,
-            initial=have,
-            desc=Path(file.name).stem,
-            unit="B",
-            unit_scale=True,
-            disable=None,
-            leave=False,
-        ) as bar:
-            for chunk in response.iter_content(_CHUNK_BYTES):
-                if self.stop.is_set():
-                    raise RunError("interrupted")
-                file.write(chunk)
-                bar.update(len(chunk))
-        flush(file)
 
     def _check_space(self, size: int) -> None:
         free = shutil.disk_usage(self._work).free
@@ -338,26 +326,6 @@ def members_of(archive: zipfile.ZipFile, task: Task, address: str) -> dict[str, 
     return members
 
 
-def flush(file: IO[bytes]) -> None:
-    """Write a file's content to the disk."""
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def replace_folder(new: Path, target: Path) -> None:
-    """Put a complete folder in the place of another, which is deleted only then."""
-    old = new.with_suffix(".old")
-    if target.exists():
-        target.rename(old)
-    try:
-        new.rename(target)
-    except OSError:
-        if old.exists():
-            old.rename(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def write_mrpc(train: Path, test: Path, folder: Path) -> None:
     """Write train.tsv, dev.tsv and test.tsv from Microsoft's files as GLUE has them."""
 
@@ -377,6 +345,5 @@ def write_mrpc(train: Path, test: Path, folder: Path) -> None:
     for index, row in enumerate(rows_of(test)):
         rows["test.tsv"].append([str(index), *row[1:]])
     for name, content in rows.items():
-        with (folder / name).open("wb") as file:
-            file.write("".join("\t".join(row) + "\n" for row in content).encode())
-            flush(file)
+        text = "".join("\t".join(row) + "\n" for row in content)
+        (folder / name).write_bytes(text.encode())

@@ -50,9 +50,7 @@ class Dataset:
         """Return the dataset that trains and evaluates on these of the training examples."""
         assert self.train is not None
         dev_part = {"": self.train.take(dev)}
-        return Dataset(
-            self.task, self.train.take(train), dev_part, class_weights=self.class_weights
-        )
+        return replace(self, train=self.train.take(train), dev=dev_part, dev_texts=None)
 
 
 def tokenize_splits(
@@ -124,18 +122,9 @@ def parse_class_weights(text: str, task: Task, label: np.ndarray) -> np.ndarray:
 
 
 def read_splits(options: Options, trained: Task | None) -> Splits:
-    """Read the files that the flags name.
+    """Read the files that the flags name; ``trained`` is the task of --model_parameters.
 
-    Parameters
-    ----------
-    options : Options
-    trained : Task or None
-        The task of --model_parameters.
-
-    Raises
-    ------
-    UserError
-        A file cannot be read, or does not fit the flags or the trained model.
+    Raises UserError if a file cannot be read, or does not fit the flags or the trained model.
     """
     if options.task_name == OWN_DATA and not options.own_files:
         raise UserError(

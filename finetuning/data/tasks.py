@@ -6,10 +6,9 @@ and download_glue_data.py follow from it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from bert.errors import UserError
 
@@ -46,8 +45,9 @@ class Task:
     metrics: tuple[str, ...]  # the first selects the best epoch
     regression: bool = False
     score_range: tuple[float, float] | None = None  # of a regression's test predictions
-    # The rest is for GLUE. The dev file with the suffix "" selects the best epoch.
-    dev_files: dict[str, str] = field(default_factory=dict)  # suffix of its metrics -> file
+    # The rest is for GLUE.
+    # Suffix of its metrics -> dev file; the one with the suffix "" selects the best epoch.
+    dev_files: dict[str, str] = field(default_factory=lambda: {"": "dev.tsv"})
     test_files: dict[str, str] = field(default_factory=dict)  # name at gluebenchmark.com -> file
     rows: dict[str, int] = field(default_factory=dict)  # file -> rows below its header
     train_header: tuple[str, ...] | None = None  # if the train and dev files have none
@@ -66,35 +66,11 @@ class Task:
         return self.train_header is None or file in self.test_files.values()
 
 
-def _glue(
-    name: str,
-    columns: tuple[str, str | None, str],
-    labels: tuple[str, ...],
-    metrics: tuple[str, ...],
-    rows: Sequence[int],
-    downloads: tuple[Download, ...],
-    dev_files: dict[str, str] | None = None,
-    test_files: dict[str, str] | None = None,
-    **others: Any,
-) -> Task:
-    """Describe a GLUE task; ``rows`` are those of the train, dev and test files."""
-    dev_files = dev_files or {"": "dev.tsv"}
-    test_files = test_files or {name: "test.tsv"}
-    files = ("train.tsv", *dev_files.values(), *test_files.values())
-    return Task(
-        *(name, *columns, labels, metrics),
-        dev_files=dev_files,
-        test_files=test_files,
-        rows=dict(zip(files, rows, strict=True)),
-        downloads=downloads,
-        **others,
-    )
-
-
 _GLUE = "https://dl.fbaipublicfiles.com/glue/data/"
-_SENTEVAL = "https://dl.fbaipublicfiles.com/senteval/senteval_data/"
+_MRPC = "https://dl.fbaipublicfiles.com/senteval/senteval_data/msr_paraphrase_"
 _NO_YES = ("0", "1")
 _NLI = ("entailment", "not_entailment")
+_TEST = "test.tsv"
 
 
 # The MD5 sums are published ones. The SHA-256 sums of the zip files are unknown, because their
@@ -103,104 +79,53 @@ def _zip(name: str, md5: str | None = None) -> tuple[Download, ...]:
     return (Download(_GLUE + name, md5),)
 
 
-TASKS = {
-    task.name: task
-    for task in (
-        _glue(
-            "CoLA",
-            columns=("sentence", None, "label"),
-            labels=_NO_YES,
-            metrics=("matthews",),
-            rows=(8551, 1043, 1063),
-            downloads=_zip("CoLA.zip"),
-            train_header=("source", "label", "star", "sentence"),
-        ),
-        _glue(
-            "SST-2",
-            columns=("sentence", None, "label"),
-            labels=_NO_YES,
-            metrics=("accuracy",),
-            rows=(67349, 872, 1821),
-            downloads=_zip("SST-2.zip", "9f81648d4199384278b86e315dac217c"),
-            spellings=("SST",),
-        ),
-        _glue(
-            "MRPC",
-            columns=("#1 String", "#2 String", "Quality"),
-            labels=_NO_YES,
-            metrics=("accuracy", "f1"),
-            rows=(3668, 408, 1725),
-            downloads=(
-                Download(
-                    _SENTEVAL + "msr_paraphrase_train.txt",
-                    "793daf7b6224281e75fe61c1f80afe35",
-                    "60a9b09084528f0673eedee2b69cb941920f0b8cd0eeccefc464a98768457f89",
-                ),
-                Download(
-                    _SENTEVAL + "msr_paraphrase_test.txt",
-                    "e437fdddb92535b820fe8852e2df8a49",
-                    "a04e271090879aaba6423d65b94950c089298587d9c084bf9cd7439bd785f784",
-                ),
-            ),
-        ),
-        _glue(
-            "STS-B",
-            columns=("sentence1", "sentence2", "score"),
-            labels=(),
-            metrics=("pearson", "spearman"),
-            regression=True,
-            score_range=(0.0, 5.0),
-            rows=(5749, 1500, 1379),
-            downloads=_zip("STS-B.zip"),
-            spellings=("STS",),
-        ),
-        _glue(
-            "QQP",
-            columns=("question1", "question2", "is_duplicate"),
-            labels=_NO_YES,
-            metrics=("accuracy", "f1"),
-            # The published counts are of questions. A few dozen contain a line break and so are
-            # two malformed rows; many more mean a damaged file.
-            rows=(363846, 40430, 390965),
-            malformed_rows=100,
-            downloads=_zip("QQP-clean.zip"),
-        ),
-        _glue(
-            "MNLI",
-            columns=("sentence1", "sentence2", "gold_label"),
-            labels=("contradiction", "entailment", "neutral"),
-            metrics=("accuracy",),
-            dev_files={"": "dev_matched.tsv", "_mm": "dev_mismatched.tsv"},
-            test_files={"MNLI-m": "test_matched.tsv", "MNLI-mm": "test_mismatched.tsv"},
-            rows=(392702, 9815, 9832, 9796, 9847),
-            downloads=_zip("MNLI.zip"),
-        ),
-        _glue(
-            "QNLI",
-            columns=("question", "sentence", "label"),
-            labels=_NLI,
-            metrics=("accuracy",),
-            rows=(104743, 5463, 5463),
-            downloads=_zip("QNLIv2.zip", "b4efd6554440de1712e9b54e14760e82"),
-        ),
-        _glue(
-            "RTE",
-            columns=("sentence1", "sentence2", "label"),
-            labels=_NLI,
-            metrics=("accuracy",),
-            rows=(2490, 277, 3000),
-            downloads=_zip("RTE.zip", "bef554d0cafd4ab6743488101c638539"),
-        ),
-        _glue(
-            "WNLI",
-            columns=("sentence1", "sentence2", "label"),
-            labels=_NO_YES,
-            metrics=("accuracy",),
-            rows=(635, 71, 146),
-            downloads=_zip("WNLI.zip", "a1b4bd2861017d302d29e42139657a42"),
-        ),
-    )
-}
+def _rows(train: int, dev: int, test: int) -> dict[str, int]:
+    return {"train.tsv": train, "dev.tsv": dev, _TEST: test}
+
+
+# A table: name; columns of text_a, text_b and label; labels; metrics; the rest by name.
+# fmt: off
+_TASKS = (
+    Task("CoLA", "sentence", None, "label", _NO_YES, ("matthews",),
+        train_header=("source", "label", "star", "sentence"),
+        test_files={"CoLA": _TEST}, rows=_rows(8551, 1043, 1063), downloads=_zip("CoLA.zip")),
+    Task("SST-2", "sentence", None, "label", _NO_YES, ("accuracy",), spellings=("SST",),
+        test_files={"SST-2": _TEST}, rows=_rows(67349, 872, 1821),
+        downloads=_zip("SST-2.zip", "9f81648d4199384278b86e315dac217c")),
+    Task("MRPC", "#1 String", "#2 String", "Quality", _NO_YES, ("accuracy", "f1"),
+        test_files={"MRPC": _TEST}, rows=_rows(3668, 408, 1725),
+        downloads=(
+            Download(_MRPC + "train.txt", "793daf7b6224281e75fe61c1f80afe35",
+                "60a9b09084528f0673eedee2b69cb941920f0b8cd0eeccefc464a98768457f89"),
+            Download(_MRPC + "test.txt", "e437fdddb92535b820fe8852e2df8a49",
+                "a04e271090879aaba6423d65b94950c089298587d9c084bf9cd7439bd785f784"))),
+    Task("STS-B", "sentence1", "sentence2", "score", (), ("pearson", "spearman"),
+        regression=True, score_range=(0.0, 5.0), spellings=("STS",),
+        test_files={"STS-B": _TEST}, rows=_rows(5749, 1500, 1379), downloads=_zip("STS-B.zip")),
+    # The published numbers of rows are of questions. A few dozen contain a line break and so are
+    # two malformed rows; many more mean a damaged file.
+    Task("QQP", "question1", "question2", "is_duplicate", _NO_YES, ("accuracy", "f1"),
+        malformed_rows=100, test_files={"QQP": _TEST}, rows=_rows(363846, 40430, 390965),
+        downloads=_zip("QQP-clean.zip")),
+    Task("MNLI", "sentence1", "sentence2", "gold_label",
+        ("contradiction", "entailment", "neutral"), ("accuracy",),
+        dev_files={"": "dev_matched.tsv", "_mm": "dev_mismatched.tsv"},
+        test_files={"MNLI-m": "test_matched.tsv", "MNLI-mm": "test_mismatched.tsv"},
+        rows={"train.tsv": 392702, "dev_matched.tsv": 9815, "dev_mismatched.tsv": 9832,
+            "test_matched.tsv": 9796, "test_mismatched.tsv": 9847},
+        downloads=_zip("MNLI.zip")),
+    Task("QNLI", "question", "sentence", "label", _NLI, ("accuracy",),
+        test_files={"QNLI": _TEST}, rows=_rows(104743, 5463, 5463),
+        downloads=_zip("QNLIv2.zip", "b4efd6554440de1712e9b54e14760e82")),
+    Task("RTE", "sentence1", "sentence2", "label", _NLI, ("accuracy",),
+        test_files={"RTE": _TEST}, rows=_rows(2490, 277, 3000),
+        downloads=_zip("RTE.zip", "bef554d0cafd4ab6743488101c638539")),
+    Task("WNLI", "sentence1", "sentence2", "label", _NO_YES, ("accuracy",),
+        test_files={"WNLI": _TEST}, rows=_rows(635, 71, 146),
+        downloads=_zip("WNLI.zip", "a1b4bd2861017d302d29e42139657a42")),
+)
+# fmt: on
+TASKS = {task.name: task for task in _TASKS}
 # The diagnostic set is a second test set for a model of MNLI: it has no rows to train on.
 AX = replace(
     TASKS["MNLI"],
