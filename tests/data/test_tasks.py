@@ -246,7 +246,7 @@ def test_a_declaration_is_complete(task):
 
 
 def test_an_unknown_task_is_answered_with_the_known_ones():
-    with pytest.raises(UserError, match=r"'SQuAD': use one of CoLA, .*, WNLI$"):
+    with pytest.raises(UserError, match="'SQuAD': use one of CoLA, SST-2"):
         find_task("SQuAD")
 
 
