@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ from finetuning.flags import (
 
 # How often a run is saved within an epoch unless --checkpoint_steps says otherwise.
 CHECKPOINT_SECONDS = 300
+_OUTPUT_DIR = Path("output_dir")
+# The record of what a run has written into its folder, and of its flags.
+RECORD = "run.json"
 
 _COUNT, _SEED = number(int, 1), number(int, 0)
 _POSITIVE = number(float, 0, open_low=True)
@@ -47,10 +51,13 @@ class Options:
     Attributes
     ----------
     given : frozenset of str
-        The names of the flags that were on the command line.
+        The names of the flags that were on the command line, or on that of the run to resume.
+    argv : tuple of str
+        These flags with their values, as typed.
     """
 
     given: frozenset[str] = frozenset()
+    argv: tuple[str, ...] = field(default=(), compare=False)
 
     # A table: default, type, placeholder, help.
     # fmt: off
@@ -338,17 +345,32 @@ def parse(description: str | None, argv: list[str] | None = None) -> Options:
     parser.add(Options)
     for name in (*NEEDLESS, *ELSEWHERE):
         parser.hide(name)
+    argv = list(sys.argv[1:] if argv is None else argv)
     values = parser.read(argv)
+    if values.get("resume"):
+        # A run knows its flags; those on this command line come later and so count.
+        argv = _recorded_flags(values.get("output_dir", _OUTPUT_DIR)) + argv
+        values = parser.read(argv)
     for name in values.keys() & ELSEWHERE:
         parser.error(f"--{name} is a flag of gluonnlp's script: here, {ELSEWHERE[name]}")
     for name in values.keys() & NEEDLESS:
         print(f"{parser.prog}: note: --{name} is not needed: {NEEDLESS[name]}", file=sys.stderr)
         del values[name]
-    options = Options(**values, given=frozenset(values))
+    kept = tuple(text for text in argv if text not in ("--resume", "--overwrite"))
+    options = Options(**values, given=frozenset(values), argv=kept)
     for rule in RULES:
         if complaint := rule.complaint(options, options.given):
             parser.error(complaint)
     return _settled(options)
+
+
+def _recorded_flags(folder: Path) -> list[str]:
+    """Return the flags that the run in a folder was started with; none if there is no run."""
+    try:
+        argv = json.loads((folder / RECORD).read_text(encoding="utf-8"))["argv"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return argv if isinstance(argv, list) and all(isinstance(x, str) for x in argv) else []
 
 
 def _settled(options: Options) -> Options:
@@ -356,7 +378,7 @@ def _settled(options: Options) -> Options:
     if not options.data_dir and os.environ.get("GLUE_DIR"):
         changes["data_dir"] = Path(os.environ["GLUE_DIR"])
     if not (options.output_dir or options.only_inference):
-        changes["output_dir"] = Path("output_dir")
+        changes["output_dir"] = _OUTPUT_DIR
     if options.seeds:
         changes["seed"] = options.seeds[0]
     if options.own_files and not options.model_parameters:

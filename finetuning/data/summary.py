@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from bert.files import write_text
 from bert.tokenizer import BERTTokenizer
 from dataset import TokenizedExamples
 from finetuning.console import log, log_header
@@ -19,17 +17,18 @@ _PERCENTILES = (50, 90, 99)
 _BAD_ROWS_SHOWN = 5
 
 
-def log_bad_rows(rows: Sequence[BadRow], output_dir: Path | None) -> None:
-    """Print the number of bad rows and the first of them, and list all in a file."""
-    if not rows:
-        return
+def log_bad_rows(rows: Sequence[BadRow]) -> None:
+    """Print the number of bad rows and the first of them."""
     explained = "skipped (in a test split: kept, with missing fields left empty)"
     log_header("bad rows", f"{len(rows)} {explained}")
     for path, line, problem in rows[:_BAD_ROWS_SHOWN]:
         log_header("", f"{path}, line {line}: {problem}")
-    if output_dir:
-        lines = ["file\tline\tproblem", *(f"{path}\t{line}\t{why}" for path, line, why in rows)]
-        write_text(output_dir / "skipped_rows.tsv", "\n".join(lines) + "\n")
+
+
+def bad_rows_text(rows: Sequence[BadRow]) -> str:
+    """Return the bad rows as TSV: file, line, problem."""
+    lines = ["file\tline\tproblem", *(f"{path}\t{line}\t{why}" for path, line, why in rows)]
+    return "\n".join(lines) + "\n"
 
 
 def log_data(data: Dataset) -> None:

@@ -13,7 +13,7 @@ from finetuning.results.export_formats import FORMATS
 _MARK = "<!-- Written by finetune_classifier.py, and written again with each run. -->"
 
 
-def write(output_dir: Path, results: dict, warn: Callable[[str], None]) -> None:
+def write(output_dir: Path, results: dict, warn: Callable[[str], None]) -> bool:
     """Write ``README.md`` into a finished run's folder, except over a user's own README.
 
     Parameters
@@ -23,19 +23,18 @@ def write(output_dir: Path, results: dict, warn: Callable[[str], None]) -> None:
     results : dict
         The content of metrics.json.
     warn : function of str
+
+    Returns
+    -------
+    bool
+        Whether it was written.
     """
     path = output_dir / "README.md"
     if path.exists() and not _is_card(path):
         warn(f"warning: {path} is not a model card and is left as it is: no model card is written")
-        return
+        return False
     write_text(path, text(read_json(output_dir / "config.json"), results))
-
-
-def remove(output_dir: Path) -> None:
-    """Delete a run's card."""
-    path = output_dir / "README.md"
-    if path.exists() and _is_card(path):
-        path.unlink()
+    return True
 
 
 def _is_card(path: Path) -> bool:

@@ -34,6 +34,7 @@ class EventFile:
 
     def __init__(self, folder: Path | None, wanted: bool | None, updates: int, warn: Callable):
         self._warn = warn
+        self.name: str | None = None  # of the file that is written
         self._file = None
         if wanted is None:
             wanted = importlib.util.find_spec("tensorboard") is not None
@@ -46,6 +47,7 @@ class EventFile:
 
         self._event, self._summary = Event, Summary
         name = f"{_PREFIX}{int(time.time()):010d}.{os.getpid()}.{updates}"
+        self.name = name
         try:
             self._file = (folder / name).open("ab", buffering=0)
         except OSError as error:
@@ -82,9 +84,3 @@ class EventFile:
     def _give_up(self, error: OSError) -> None:
         self._warn(f"warning: the TensorBoard event file ends here: {error.strerror}")
         self._file = None
-
-
-def remove(folder: Path) -> None:
-    """Delete a run's event files."""
-    for path in folder.glob(_PREFIX + "*"):
-        path.unlink(missing_ok=True)

@@ -7,13 +7,10 @@ a checksum over all of it. One of its arrays is a JSON text, the run's ``state``
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,61 +20,15 @@ from bert import runtime
 from bert.errors import UserError
 from bert.files import replacing
 from bert.parameters import read_params, write_params
-from finetuning.console import log
 
 # Raised when the content of a checkpoint changes its meaning.
 _FORMAT = 2
-# The temporary names of bert.files.replacing for files of a run.
-_HALF_WRITTEN = re.compile(r"\.[a-z_0-9-]+\.(params|json|tsv|txt)\.\d+\.tmp")
-RESULT_FILES = (
-    "config.json",
-    "vocab.txt",
-    "model.params",
-    "dev_predictions.tsv",
-    "dev_predictions_mm.tsv",
-    "dev_mistakes.tsv",
-    "dev_examples.params",
-    "metrics.json",
-)
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write a ``.params`` file atomically; raises SaveError."""
     with replacing(path) as temporary:
         write_params(temporary, arrays)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Make a run's folder and keep every other process from writing to it.
-
-    The lock is the kernel's: it ends with the process, however that ends. A file system without
-    locks costs a warning only. What a killed process has half written is removed.
-
-    Raises
-    ------
-    UserError
-        The folder cannot be written, or another process has locked it.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("a")
-    except OSError as error:
-        raise UserError(f"cannot write to the output folder {folder}: {error.strerror}") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for path in folder.iterdir():
-                if _HALF_WRITTEN.fullmatch(path.name):
-                    path.unlink(missing_ok=True)
-        except BlockingIOError:
-            raise UserError(
-                f"another process is writing to {folder}: wait for it, or choose another "
-                "--output_dir"
-            ) from None
-        except OSError as error:
-            log.warning(f"warning: cannot lock {folder} ({error.strerror}): run no other there")
-        yield
 
 
 def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
@@ -90,15 +41,9 @@ def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
     return sorted(found)
 
 
-def holds_run(folder: Path) -> bool:
-    """Tell whether there is a run in the folder, finished or not."""
-    return bool(_checkpoints(folder)) or any((folder / name).exists() for name in RESULT_FILES)
-
-
-def remove_run(folder: Path) -> None:
-    """Delete a run's checkpoints, then its other files, except its log."""
-    for path in [path for _, path in _checkpoints(folder)] + [folder / x for x in RESULT_FILES]:
-        path.unlink(missing_ok=True)
+def name_of(updates: int) -> str:
+    """Return the name of the checkpoint of so many updates."""
+    return f"checkpoint-{updates:06d}.params"
 
 
 def save(folder: Path, updates: int, state: str, arrays: dict[str, np.ndarray], keep: int) -> None:
@@ -107,7 +52,7 @@ def save(folder: Path, updates: int, state: str, arrays: dict[str, np.ndarray], 
     Checkpoints of more updates than this one go too: they were passed over as damaged.
     ``state`` is a JSON object.
     """
-    path = folder / f"checkpoint-{updates:06d}.params"
+    path = folder / name_of(updates)
     write_arrays(path, {f"state {_FORMAT}": np.frombuffer(state.encode(), np.uint8), **arrays})
     found = _checkpoints(folder)
     kept = [path for number, path in found if number <= updates][-keep:]

@@ -12,6 +12,7 @@ from dataset import TokenizedExamples, evaluation_batches
 from finetuning.console import log
 from finetuning.results import metrics
 from finetuning.results.predictions import mistakes_text, predictions_text, submission_text
+from finetuning.training.folder import claim
 from finetuning.training.inputs import NotFiniteError, memory_for, network_inputs
 from finetuning.training.run import Run
 from finetuning.training.workers import Workers
@@ -110,10 +111,12 @@ def predict_test(run: Run, results: dict) -> None:
             continue
         if run.options.predict_test:
             path = run.output / "predictions" / f"{name}.tsv"
+            claim(run.output, f"predictions/{name}.tsv")
             path.parent.mkdir(exist_ok=True)
             write_text(path, submission_text(logits, task))
         else:
             path = run.output / "test_predictions.tsv"
+            claim(run.output, path.name)
             label = examples.label if name in run.data.labelled_tests else None
             write_text(path, predictions_text(logits, label, task))
             if label is not None:

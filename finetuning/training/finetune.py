@@ -22,9 +22,11 @@ from finetuning.data.tasks import task_from_config, task_to_config
 from finetuning.options import Options
 from finetuning.results import model_card
 from finetuning.results.predictions import confident_text, labels_of, logits_of
-from finetuning.training import checkpoint, repeats
+from finetuning.training import repeats
 from finetuning.training.check import try_longest_batch
 from finetuning.training.evaluation import Evaluation, predict_test
+from finetuning.training.folder import RESULT_FILES, begin, claim, locked
+from finetuning.training.folder import check as folder_check
 from finetuning.training.loop import train
 from finetuning.training.run import Run
 from finetuning.training.start import new_classifier
@@ -35,7 +37,7 @@ def finetune(options: Options) -> None:
     """Do what the options say, as the only process that writes to --output_dir."""
     workers = open_workers(options)
     folder = output_folder(options) if workers.first else None
-    with checkpoint.locked(folder) if folder else nullcontext():
+    with locked(folder) if folder else nullcontext():
         if folder and not options.only_inference:
             check_output_folder(options, folder)
         run = prepare(options, workers)
@@ -71,11 +73,17 @@ def prepare(options: Options, workers: Workers) -> Run:
         classifier = new_classifier(options, splits.task, workers.ctx)
     classifier.config.update(task_to_config(splits.task))
     folder = output_folder(options)
+    if folder and workers.first:
+        begin(folder, kind_of(options), options)
     if workers.first:
         console.start_logging(folder / "train.log" if folder else None)
     fused = workers.ctx[0].device_type == "cpu" and not options.no_native
     unavailable = classifier.compile(fused, options.dtype == "bfloat16")
-    summary.log_bad_rows(splits.bad_rows, folder if workers.first else None)
+    if splits.bad_rows:
+        summary.log_bad_rows(splits.bad_rows)
+        if folder and workers.first:
+            claim(folder, "skipped_rows.tsv")
+            write_text(folder / "skipped_rows.tsv", summary.bad_rows_text(splits.bad_rows))
     data = tokenize_splits(splits, classifier.tokenizer, options.max_len, options.class_weights)
     summary.log_data(data)
     run = Run(options, classifier, data, folder or Path(), workers, saves=folder is not None)
@@ -92,12 +100,12 @@ def check_output_folder(options: Options, folder: Path) -> None:
             raise UserError(
                 f"--output_dir {folder} is where the model to start from is: choose another folder"
             )
-    folders = (folder, *folder.glob("fold_*"), *folder.glob("seed-*"))
-    if any(map(checkpoint.holds_run, folders)) and not (options.resume or options.overwrite):
-        raise UserError(
-            f"{folder} already holds a run: pass --resume to continue it, --overwrite to replace "
-            "it, or choose another --output_dir"
-        )
+    folder_check(folder, kind_of(options), options.resume, options.overwrite)
+
+
+def kind_of(options: Options) -> str:
+    """Return what a folder's record calls a run with these options."""
+    return "seeds" if options.seeds else "folds" if options.folds else "single"
 
 
 def check(run: Run) -> None:
@@ -120,6 +128,7 @@ def evaluate_only(run: Run) -> None:
             console.log_classes(results)
     predict_test(run, results)
     if run.output:
+        claim(run.output, "eval_metrics.json")
         write_json(run.output / "eval_metrics.json", results)
         log.info(f"written to {run.output / 'eval_metrics.json'}")
 
@@ -150,13 +159,14 @@ def train_and_report(run: Run) -> dict:
         write_json(folder / "metrics.json", results)
     if run.options.calibrate:
         calibrate(folder)
-    model_card.write(folder, results, log.warning)
+    if model_card.write(folder, results, log.warning):
+        claim(folder, "README.md")
     task = run.data.task
     if run.data.dev_texts and not task.regression:
         logits = logits_of((folder / "dev_predictions.tsv").read_text(encoding="utf-8"))
         log.info("\n" + confident_text(run.data.dev_texts, logits, task))
     console.log_epochs(results, task.metrics[0])
-    files = (*checkpoint.RESULT_FILES, "README.md", "train.log")
+    files = (*RESULT_FILES, "README.md", "train.log")
     there = [name for name in files if (folder / name).exists()]
     log.info(f"files in {folder}: {', '.join(there)}")
     texts = ' --text_b "…"' if task.text_b_column else ""

@@ -12,14 +12,18 @@ from bert.parameters import read_params
 from dataset import DEV_EXAMPLES
 from finetuning import signals
 from finetuning.console import ProgressReport, log
-from finetuning.results import model_card, tensorboard_events
+from finetuning.results.predictions import logits_of, mistakes_text
 from finetuning.results.tensorboard_events import EventFile
 from finetuning.training import checkpoint
 from finetuning.training.evaluation import Evaluation
+from finetuning.training.folder import claim, read_record
 from finetuning.training.losses import loss_for
 from finetuning.training.run import Run
 from finetuning.training.state import RunState
 from finetuning.training.trainer import Progress, Trainer
+
+# What follows from nothing but the training.
+TRAINED_FILES = ("model.params", "metrics.json", "dev_predictions.tsv")
 
 
 def train(run: Run) -> None:
@@ -49,6 +53,8 @@ def train_epochs(run: Run, trainer: Trainer, state: RunState) -> None:
         ProgressReport(trainer.total_updates, trainer.updates, options.log_interval) as progress,
         EventFile(run.output, options.tensorboard, trainer.updates, log.warning) as events,
     ):
+        if run.output and events.name:
+            claim(run.output, events.name)
         while not (state.finished or interrupted):
             if state.evaluation_due:
                 try:
@@ -80,13 +86,13 @@ def train_epochs(run: Run, trainer: Trainer, state: RunState) -> None:
 def start_or_resume(run: Run, trainer: Trainer, state: RunState) -> bool:
     """Prepare the folder, or restore its newest checkpoint; returns whether training is needed."""
     folder = run.output
-    saved = checkpoint.load_newest(folder, log.warning) if run.options.resume and folder else None
+    saved = newest_state(folder) if run.options.resume and folder else None
     saved = run.workers.same_checkpoint(saved)
     if saved:
         check_same_run(run, saved[0], state)
         if saved[0]["finished"]:
             if folder:
-                read_params(folder / "model.params")  # raises if it is damaged
+                mend(run, folder)
             log.info(f"the run in {run.folder} is finished: there is nothing to resume")
             return False
         state.restore(*saved)
@@ -94,18 +100,47 @@ def start_or_resume(run: Run, trainer: Trainer, state: RunState) -> bool:
     else:
         if run.options.resume:
             log.info("resume    no complete checkpoint found: starting from the beginning")
-        if run.options.overwrite and folder:
-            checkpoint.remove_run(folder)
-            tensorboard_events.remove(folder)
-            model_card.remove(folder)
         state.save(with_checkpoint=True)
     if folder:
         write_model_description(run, folder)
     return True
 
 
+def newest_state(folder: Path) -> tuple[dict, dict] | None:
+    """Return the newest complete checkpoint; of a finished run that has none, its record."""
+    saved = checkpoint.load_newest(folder, log.warning)
+    record = read_record(folder)
+    if saved is None and record and record.finished:
+        return {"identity": record.finished, "environment": {}, "finished": True}, {}
+    if saved is None and (folder / "model.params").exists() and not (record and record.argv):
+        raise UserError(
+            f"--resume: {folder} holds a model but no checkpoint, so it cannot be told whether its "
+            "training was finished: train again with --overwrite, or choose another --output_dir"
+        )
+    return saved
+
+
+def mend(run: Run, folder: Path) -> None:
+    """Write files again that a finished run lacks; UserError if they follow from its training."""
+    lost = [name for name in TRAINED_FILES if not (folder / name).is_file()]
+    if lost:
+        raise UserError(
+            f"the finished run in {folder} lacks {', '.join(lost)}, which only training gives: "
+            "train it again with --overwrite"
+        )
+    read_params(folder / "model.params")  # raises if it is damaged
+    if not all((folder / name).is_file() for name in ("config.json", "vocab.txt", DEV_EXAMPLES)):
+        write_model_description(run, folder)
+    mistakes = folder / "dev_mistakes.tsv"
+    if run.data.dev_texts and not mistakes.is_file():
+        logits = logits_of((folder / "dev_predictions.tsv").read_text(encoding="utf-8"))
+        claim(folder, mistakes.name)
+        write_text(mistakes, mistakes_text(run.data.dev_texts, logits, run.data.task))
+
+
 def write_model_description(run: Run, folder: Path) -> None:
     """Write what is needed to load a run's model.params, and what exports are checked on."""
+    claim(folder, "vocab.txt", "config.json", DEV_EXAMPLES)
     vocabulary = run.classifier.tokenizer.vocabulary_text()
     write_text(folder / "vocab.txt", vocabulary)
     write_text(folder / "config.json", config_text(run.classifier.config, vocabulary))
@@ -127,7 +162,8 @@ def check_same_run(run: Run, saved: dict, state: RunState) -> None:
     if differences:
         raise UserError(
             f"--resume does not match the run in {run.folder}: {'; '.join(differences)}; use the "
-            "original values, or start over with --overwrite"
+            "original values, start over with --overwrite, or train its model further with "
+            f"--model_parameters {run.folder} and another --output_dir"
         )
     for name, value in state.environment.items():
         before = saved["environment"].get(name)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import mxnet as mx
 import numpy as np
@@ -15,7 +17,7 @@ from finetuning.console import log
 from finetuning.data import summary
 from finetuning.data.splits import Dataset, folds, read_splits, tokenize_splits
 from finetuning.data.tasks import task_from_config
-from finetuning.training import checkpoint
+from finetuning.training.folder import begin, claim, locked
 from finetuning.training.run import Run
 from finetuning.training.start import initialize_head
 
@@ -36,7 +38,7 @@ def cross_validate(run: Run, train: Train) -> None:
         )
         reset(options.seed)
         folder = run.folder / f"fold_{number}"
-        with checkpoint.locked(folder):
+        with part_of(run, folder):
             results = train(replace(run, data=data.fold(rest, part), folder=folder))
         scores.append(results["best"]["dev"])
     results = {
@@ -46,6 +48,7 @@ def cross_validate(run: Run, train: Train) -> None:
         "folds": scores,
         **summary_of(scores),
     }
+    claim(run.folder, "metrics.json")
     write_json(run.folder / "metrics.json", results)
     log_table("fold", range(1, count + 1), scores)
     log.info(f"scores are from each fold's best epoch; files are in {run.folder}")
@@ -64,7 +67,7 @@ def train_seeds(run: Run, train: Train) -> None:
         signals.check()
         seed_options = replace(options, seed=seed)
         folder = run.folder / f"seed-{seed}"
-        with checkpoint.locked(folder):
+        with part_of(run, folder):
             console.start_logging(folder / "train.log")  # each run's lines are in its own log
             log.info(f"\nseed {seed}, {number + 1} of {len(seeds)}")
             if number and (options.dev_fraction or options.max_train_samples):
@@ -85,6 +88,7 @@ def train_seeds(run: Run, train: Train) -> None:
         "maximum": {name: max(score[name] for score in scores) for name in scores[0]},
         "best_seed": seeds[best],
     }
+    claim(run.folder, "metrics.json")
     write_json(run.folder / "metrics.json", results)
     log_table("seed", seeds, scores, extremes=True)
     log.info(
@@ -92,6 +96,15 @@ def train_seeds(run: Run, train: Train) -> None:
         f"{run.folder / f'seed-{seeds[best]}'}, by dev {metric} {scores[best][metric]:.4f} "
         "(selected on the dev split, so slightly optimistic)"
     )
+
+
+@contextmanager
+def part_of(run: Run, folder: Path) -> Iterator[None]:
+    """Record and lock the folder of one seed or fold."""
+    claim(run.folder, folder.name)
+    with locked(folder):
+        begin(folder, "single", replace(run.options, overwrite=False))
+        yield
 
 
 def read_again(run: Run) -> Dataset:

@@ -11,6 +11,7 @@ from bert.files import json_text, write_text
 from finetuning.options import CHECKPOINT_SECONDS
 from finetuning.training import checkpoint
 from finetuning.training.evaluation import Evaluation
+from finetuning.training.folder import claim, finish
 from finetuning.training.inputs import NotFiniteError
 from finetuning.training.run import Run
 from finetuning.training.trainer import Progress, Trainer
@@ -175,6 +176,9 @@ class RunState:
                 arrays = self._arrays()
 
         folder, keep = self._folder, self._options.keep_checkpoints
+        names = ["model.params", "metrics.json", *predictions] if best else []
+        names += [checkpoint.name_of(updates)] if with_checkpoint else []
+        claim(folder, *names)
 
         def write() -> None:
             _check_finite(best, updates)
@@ -187,6 +191,8 @@ class RunState:
                 write_text(folder / "metrics.json", metrics)
             if with_checkpoint:
                 checkpoint.save(folder, updates, state, arrays, keep)
+            if finished:
+                finish(folder, self.identity)
 
         self._writer.submit(write)
 

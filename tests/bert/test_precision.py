@@ -62,7 +62,7 @@ def test_a_run_in_bfloat16_says_so_and_is_not_resumed_in_float32(finetune_here, 
     assert code == 0
     assert "bfloat16 products" in capsys.readouterr().out
     assert json.loads((out / "metrics.json").read_text())["arguments"]["dtype"] == "bfloat16"
-    assert finetune_here(*flags, "--training_steps", "4", "--resume")[0] == 2
+    assert finetune_here(*flags, "--training_steps", "4", "--resume", "--dtype", "float32")[0] == 2
     assert "--dtype was bfloat16, now float32" in capsys.readouterr().err
 
 

@@ -25,7 +25,7 @@ from bert.parameters import parameters_of, read_params, write_params
 from bert.tokenizer import SPECIAL_TOKENS, BERTTokenizer
 from finetuning.data.splits import Dataset
 from finetuning.data.tasks import find_task
-from finetuning.training import checkpoint
+from finetuning.training import checkpoint, folder
 from finetuning.training.inputs import NotFiniteError
 from finetuning.training.run import Run
 from finetuning.training.state import RunState
@@ -255,8 +255,8 @@ def test_a_file_system_without_locks_costs_a_warning_only(number, tmp_path, monk
     def flock(*_):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(checkpoint.fcntl, "flock", flock)
-    with checkpoint.locked(tmp_path / "out"):
+    monkeypatch.setattr(folder.fcntl, "flock", flock)
+    with folder.locked(tmp_path / "out"):
         write_text(tmp_path / "out/x.txt", "x")
     assert "cannot lock" in caplog.text
 
@@ -277,5 +277,5 @@ def test_a_folder_that_cannot_be_flushed_is_written_to_all_the_same(tmp_path, mo
 def test_only_a_runs_own_half_written_files_are_removed(tmp_path):
     for name in (".model.params.123.tmp", ".notes.docx.tmp", ".mine.tmp"):
         (tmp_path / name).write_text("")
-    with checkpoint.locked(tmp_path):
+    with folder.locked(tmp_path):
         assert {path.name for path in tmp_path.glob(".*.tmp")} == {".notes.docx.tmp", ".mine.tmp"}

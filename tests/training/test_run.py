@@ -54,6 +54,8 @@ def test_a_run_that_is_overwritten_takes_its_card_and_curves_along(finetune_here
     (events,) = out.glob("events*")
     # Two runs within a second would have the same name.
     before = events.rename(out / "events.out.tfevents.0000000001.1.0")
+    record = (out / "run.json").read_text()
+    (out / "run.json").write_text(record.replace(events.name, before.name))
     assert code == 0 and (out / "README.md").exists()
     assert finetune_here(*flags, "--overwrite", "--lr", "1e30", "--optimizer", "sgd")[0] == 1
     assert not (out / "README.md").exists()

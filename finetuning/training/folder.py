@@ -1,0 +1,230 @@
+"""A run's folder: its lock, and ``run.json``, the record of what the run has written there."""
+
+from __future__ import annotations
+
+import fcntl
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from bert.errors import UserError
+from bert.files import read_json, write_json
+from finetuning.console import log
+from finetuning.options import RECORD, Options
+
+KINDS = {"single": "a run", "seeds": "the runs of --seeds", "folds": "the runs of --folds"}
+# Files that a run writes and no other program is expected to have in the same folder.
+RESULT_FILES = (
+    "config.json",
+    "vocab.txt",
+    "model.params",
+    "dev_predictions.tsv",
+    "dev_predictions_mm.tsv",
+    "dev_mistakes.tsv",
+    "dev_examples.params",
+    "metrics.json",
+)
+# All that a run may write. A record is read from a file, so no other name is taken from it.
+_NAMES = re.compile(
+    "|".join(map(re.escape, RESULT_FILES))
+    + r"|eval_metrics\.json|test_predictions\.tsv|skipped_rows\.tsv|README\.md"
+    r"|predictions/[A-Za-z0-9-]+\.tsv|checkpoint-\d+\.params|events\.out\.tfevents\.[\w.-]+"
+)
+_PARTS = re.compile(r"(seed-|fold_)\d+")
+# The temporary names of bert.files.replacing for files of a run.
+_HALF_WRITTEN = re.compile(r"\.[a-z_0-9-]+\.(params|json|tsv|txt)\.\d+\.tmp")
+
+
+@dataclass
+class Record:
+    """What a run has written into its folder.
+
+    Attributes
+    ----------
+    kind : str
+        One of :data:`KINDS`.
+    argv : list of str
+        The flags that the run was started with.
+    files : list of str
+        Paths relative to the folder. ``train.log`` is not among them: it is kept.
+    parts : list of str
+        Folders of runs in it: one per seed or fold.
+    finished : dict or None
+        The identity of the run (see :meth:`Run.identity`), once it has finished.
+    """
+
+    kind: str
+    argv: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    parts: list[str] = field(default_factory=list)
+    finished: dict | None = None
+
+
+def read_record(folder: Path) -> Record | None:
+    """Return a folder's record, or None if it has none; UserError if it is damaged."""
+    path = folder / RECORD
+    if not path.is_file():
+        return None
+    content = read_json(path)
+    try:
+        record = Record(**content)
+        whole = record.kind in KINDS and all(map(_NAMES.fullmatch, record.files))
+        whole = whole and all(map(_PARTS.fullmatch, record.parts))
+        whole = whole and all(isinstance(text, str) for text in record.argv)
+        whole = whole and isinstance(record.finished, (dict, type(None)))
+    except TypeError:
+        whole = False
+    if not whole:
+        raise UserError(f"{path} is not the record of a run: choose another --output_dir")
+    return record
+
+
+def find_run(folder: Path) -> Record | None:
+    """Return the record of the run in a folder, also of one from before there were records."""
+    record = read_record(folder)
+    if record or not folder.is_dir():
+        return record
+    parts = [path for path in folder.iterdir() if _PARTS.fullmatch(path.name)]
+    if _is_old_run(folder) or any(map(_is_old_run, parts)):
+        names = [path.name for path in folder.iterdir() if path.is_file()]
+        files = [name for name in names if _NAMES.fullmatch(name) and name != "README.md"]
+        kind = parts[0].name.partition("-")[0].partition("_")[0] if parts else ""
+        kinds = {"seed": "seeds", "fold": "folds"}
+        return Record(kinds.get(kind, "single"), files=files, parts=[path.name for path in parts])
+    return None
+
+
+def _is_old_run(folder: Path) -> bool:
+    """Tell whether a folder has what only this project's runs have."""
+    if any(re.fullmatch(r"checkpoint-\d+\.params", path.name) for path in folder.glob("check*")):
+        return True
+    with suppress(UserError):
+        return {"task_name", "sha256"} <= set(read_json(folder / "config.json"))
+    return False
+
+
+def claim(folder: Path, *names: str) -> None:
+    """Record that the run is about to write these files, or folders of seeds and folds."""
+    record = read_record(folder) or Record("single")
+    new = [name for name in names if name not in record.files and name not in record.parts]
+    if new:
+        record.parts += filter(_PARTS.fullmatch, new)
+        record.files += filter(_NAMES.fullmatch, new)
+        write_json(folder / RECORD, asdict(record))
+
+
+def finish(folder: Path, identity: dict) -> None:
+    """Record that the run has finished."""
+    record = read_record(folder) or Record("single")
+    record.finished = identity
+    write_json(folder / RECORD, asdict(record))
+
+
+def check(folder: Path, kind: str, resume: bool, overwrite: bool) -> Record | None:
+    """Return the record of the run in the folder; UserError if a new one may not be written there.
+
+    Parameters
+    ----------
+    folder : Path
+    kind : str
+        Of the run that is to be written or resumed, see :data:`KINDS`.
+    resume, overwrite : bool
+        The flags.
+    """
+    record = find_run(folder)
+    if record is None:
+        foreign = [name for name in (*RESULT_FILES, RECORD) if (folder / name).exists()]
+        if foreign:
+            raise UserError(
+                f"{folder} holds {', '.join(foreign)}, which no run has written: choose another "
+                "--output_dir"
+            )
+        return None
+    if not (resume or overwrite):
+        raise UserError(
+            f"{folder} already holds a run: pass --resume to continue it, --overwrite to replace "
+            "it, or choose another --output_dir"
+        )
+    if resume and record.kind != kind:
+        raise UserError(
+            f"--resume: {folder} holds {KINDS[record.kind]}, not {KINDS[kind]}: use the flags that "
+            "it was started with, or choose another --output_dir"
+        )
+    return record
+
+
+def begin(folder: Path, kind: str, options: Options) -> None:
+    """Make a folder the run's own: with --overwrite, first delete what an earlier run wrote.
+
+    A run that is resumed keeps its record; of one from before there were records it is written.
+    """
+    before = find_run(folder)
+    if before and options.overwrite:
+        remove(folder, before)
+        before = None
+    if read_record(folder) is None:
+        record = before or Record(kind, list(options.argv))
+        write_json(folder / RECORD, asdict(record))
+
+
+def remove(folder: Path, record: Record) -> None:
+    """Delete what a run has written and nothing else; links are not followed."""
+    for name in record.parts:
+        part = folder / name
+        if _is(part, stat.S_ISDIR) and (inner := find_run(part)):
+            remove(part, inner)
+            for own in ("train.log", ".lock"):
+                (part / own).unlink(missing_ok=True)
+            with suppress(OSError):  # somebody else's files are in it
+                part.rmdir()
+    for name in (*record.files, RECORD):
+        path = folder / name
+        inside = path.parent == folder or _is(path.parent, stat.S_ISDIR)
+        if inside and _is(path, stat.S_ISREG):
+            path.unlink()
+    with suppress(OSError):
+        (folder / "predictions").rmdir()
+
+
+def _is(path: Path, kind) -> bool:
+    """Tell of what kind a path is, without following a link."""
+    try:
+        return kind(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make a run's folder and keep every other process from writing to it.
+
+    The lock is the kernel's: it ends with the process, however that ends. A file system without
+    locks costs a warning only. What a killed process has half written is removed.
+
+    Raises
+    ------
+    UserError
+        The folder cannot be written, or another process has locked it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("a")
+    except OSError as error:
+        raise UserError(f"cannot write to the output folder {folder}: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for path in folder.iterdir():
+                if _HALF_WRITTEN.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is writing to {folder}: wait for it, or choose another "
+                "--output_dir"
+            ) from None
+        except OSError as error:
+            log.warning(f"warning: cannot lock {folder} ({error.strerror}): run no other there")
+        yield
