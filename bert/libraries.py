@@ -17,6 +17,7 @@ from pathlib import Path
 # By the name that is asked for: substitutes, patterns of paths below site-packages or names that
 # the loader knows, and Debian's packages with one.
 _LIBRARIES = {"libgomp.so.1": (("scikit_learn.libs/libgomp*.so*",), "libgomp1")}
+_X86_LIBRARIES = {"libquadmath.so.0": (("scipy.libs/libquadmath*.so*",), "libquadmath0")}
 # The wheel for Arm wants Arm's Performance Libraries. All that it takes from them is BLAS and
 # LAPACK, which OpenBLAS has, LAPACK's interface for C, and functions that the C library has too.
 _ARM_LIBRARIES = {
@@ -24,6 +25,7 @@ _ARM_LIBRARIES = {
     "libamath.so": (("liblapacke.so.3",), "liblapacke"),
     "libastring.so": (("libc.so.6",), "libc6"),
 }
+_OF_MACHINE = {"x86_64": _X86_LIBRARIES, "aarch64": _ARM_LIBRARIES}
 
 
 def complete() -> str | None:
@@ -32,7 +34,7 @@ def complete() -> str | None:
     if spec is None or spec.origin is None:
         return None  # its import says so
     folder = Path(spec.origin).parent
-    wanted = _LIBRARIES | (_ARM_LIBRARIES if platform.machine() == "aarch64" else {})
+    wanted = _LIBRARIES | _OF_MACHINE.get(platform.machine(), {})
     for name, (substitutes, package) in wanted.items():
         if (folder / name).exists() or _path_of(name):
             continue

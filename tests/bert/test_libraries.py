@@ -19,7 +19,7 @@ def site_packages(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(libraries.importlib.util, "find_spec", lambda name: spec)
     wanted = {"libnobody.so.1": (("peer.libs/libnobody*.so*", "libnone.so.6"), "libnobody1")}
     monkeypatch.setattr(libraries, "_LIBRARIES", wanted)
-    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
     return tmp_path
 
 
