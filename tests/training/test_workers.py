@@ -181,13 +181,15 @@ COUNTING = """
 import os, sys
 sys.path.insert(0, os.getcwd())
 import numpy as np
+from bert import runtime
+runtime.prepare()
 import finetune_classifier
-from finetuning.flags import parse_args
-seen, backward = [], training.Trainer._backward
+from finetuning.training.trainer import Trainer
+seen, backward = [], Trainer._backward
 def counting(self, indices, *rest):
     seen.extend(indices.tolist())
     return backward(self, indices, *rest)
-training.Trainer._backward = counting
+Trainer._backward = counting
 code = finetune_classifier.main(sys.argv[2:])
 np.save(f"{sys.argv[1]}/seen-{os.environ['HOROVOD_RANK']}.npy", seen)
 sys.exit(code)
