@@ -249,13 +249,13 @@ def test_a_rank_that_is_killed_ends_the_job_and_resuming_ends_as_if_nothing_was(
         if any(int(p.stem[-6:]) for p in (tmp_path / "killed").glob("checkpoint-*")):
             break
         time.sleep(0.02)
-    (second,) = ranks_of(process.pid, rank=1)
+    (second,) = ranks_of(tmp_path / "killed", rank=1)
     os.kill(second, signal.SIGKILL)
     killed = time.monotonic()
     output, _ = process.communicate(timeout=60)
     assert time.monotonic() - killed < 60 and process.returncode not in (0, None)
     assert "Process" in output or "rank" in output.lower(), output
-    assert not ranks_of(process.pid, rank=0)
+    assert not ranks_of(tmp_path / "killed", rank=0)
 
     resumed = run_job(*flags, tmp_path / "killed", "--resume")
     assert resumed.returncode == 0, resumed.stderr
@@ -264,17 +264,17 @@ def test_a_rank_that_is_killed_ends_the_job_and_resuming_ends_as_if_nothing_was(
     assert models[0] == models[1]
 
 
-def ranks_of(pid: int, rank: int) -> list[int]:
-    """Return the processes below another that are this rank of a job."""
+def ranks_of(output_dir: Path, rank: int) -> list[int]:
+    """Return the processes that are this rank of the job that writes there."""
     found = []
     for folder in Path("/proc").iterdir():
         try:
             environment = (folder / "environ").read_bytes().split(b"\0")
-            command = (folder / "cmdline").read_bytes()
+            command = (folder / "cmdline").read_bytes().split(b"\0")
         except (OSError, ValueError):
             continue
         is_rank = f"HOROVOD_RANK={rank}".encode() in environment
-        if is_rank and command.split(b"\0")[0].endswith(b"python") and b"finetune" in command:
+        if is_rank and command[0].endswith(b"python") and str(output_dir).encode() in command:
             found.append(int(folder.name))
     return found
 
