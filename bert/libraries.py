@@ -16,16 +16,20 @@ from pathlib import Path
 
 # By the name that is asked for: substitutes, patterns of paths below site-packages or names that
 # the loader knows, and Debian's packages with one.
-_LIBRARIES = {"libgomp.so.1": (("scikit_learn.libs/libgomp*.so*",), "libgomp1")}
-_X86_LIBRARIES = {"libquadmath.so.0": (("scipy.libs/libquadmath*.so*",), "libquadmath0")}
+# Name -> what can stand in for it, in that order, and Debian's package.
+_Libraries = dict[str, tuple[tuple[str, ...], str]]
+_LIBRARIES: _Libraries = {"libgomp.so.1": (("scikit_learn.libs/libgomp*.so*",), "libgomp1")}
+_X86_LIBRARIES: _Libraries = {
+    "libquadmath.so.0": (("scipy.libs/libquadmath*.so*",), "libquadmath0")
+}
 # The wheel for Arm wants Arm's Performance Libraries. All that it takes from them is BLAS and
 # LAPACK, which OpenBLAS has, LAPACK's interface for C, and functions that the C library has too.
-_ARM_LIBRARIES = {
+_ARM_LIBRARIES: _Libraries = {
     "libarmpl_lp64_mp.so": (("libopenblas.so.0", "libopenblasp.so.0"), "libopenblas0 liblapacke"),
     "libamath.so": (("liblapacke.so.3",), "liblapacke"),
     "libastring.so": (("libc.so.6",), "libc6"),
 }
-_OF_MACHINE = {"x86_64": _X86_LIBRARIES, "aarch64": _ARM_LIBRARIES}
+_OF_MACHINE: dict[str, _Libraries] = {"x86_64": _X86_LIBRARIES, "aarch64": _ARM_LIBRARIES}
 
 
 def complete() -> str | None:
