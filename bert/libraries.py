@@ -16,7 +16,6 @@ from pathlib import Path
 
 # By the name that is asked for: substitutes, patterns of paths below site-packages or names that
 # the loader knows, and Debian's packages with one.
-# Name -> what can stand in for it, in that order, and Debian's package.
 _Libraries = dict[str, tuple[tuple[str, ...], str]]
 _LIBRARIES: _Libraries = {"libgomp.so.1": (("scikit_learn.libs/libgomp*.so*",), "libgomp1")}
 _X86_LIBRARIES: _Libraries = {
