@@ -213,7 +213,7 @@ RECORDED = (
 
 
 def test_what_decides_is_recorded_under_the_names_of_old_in_their_order():
-    recorded = parse("", []).deciding()
+    recorded = {name: x for name, x in parse("", []).deciding().items() if name in RECORDED}
     assert list(recorded) == RECORDED, "a run that was begun before could not be resumed"
     assert {name: value for name, value in recorded.items() if value not in (None, False)} == {
         "task_name": "MRPC",
