@@ -1,23 +1,27 @@
-"""Convert a pretrained BERT or a fine-tuned run to Hugging Face's or Gluon's folder layout.
+"""Convert a pretrained BERT or a fine-tuned run to another folder layout.
 
     python -m bert.convert SRC DST --to huggingface|gluon
 
-SRC is a run's output folder, or a pretrained BERT: a name of the zoo (with --bert_dataset), a
-repository on the Hugging Face Hub, a folder in its layout, or a .params file with its vocabulary
-in the same folder (if there is no config.json either, --bert_model says which model of the zoo it
-is). DST is a new folder.
+SRC is a run's output folder, or a pretrained BERT: a name of the zoo (with
+--bert_dataset), a repository on the Hugging Face Hub, a folder in its layout,
+or a .params file with its vocabulary in the same folder (if there is no
+config.json either, --bert_model says which model of the zoo it is). DST is a
+new folder.
 
-huggingface: config.json, model.safetensors and the tokenizer's files. A run becomes a
-BertForSequenceClassification with its labels, which AutoModelForSequenceClassification and
-AutoTokenizer open. The tensors are bit-identical.
+huggingface: config.json, model.safetensors and the tokenizer's files. A run
+becomes a BertForSequenceClassification with its labels, which
+AutoModelForSequenceClassification and AutoTokenizer open. The tensors are
+bit-identical.
 
-gluon: parameters and config, for this project and for gluonnlp: model.params, config.json,
-vocab.txt, and model.vocab for gluonnlp. --model_parameters and predict.py read a run's folder;
---pretrained_bert_parameters reads a pretrained BERT's model.params. Both load into gluonnlp's own
-networks. (export_classifier.py --format gluon writes a symbol file instead: the graph itself, which
-MXNet runs without a definition of the network.)
+gluon: parameters and config, for this project and for gluonnlp: model.params,
+config.json, vocab.txt, and model.vocab for gluonnlp. --model_parameters and
+predict.py read a run's folder; --pretrained_bert_parameters reads a pretrained
+BERT's model.params. Both load into gluonnlp's own networks.
+(export_classifier.py --format gluon writes a symbol file instead: the graph
+itself, which MXNet runs without a definition of the network.)
 
-Exit codes: 0 success; 1 the disk is full, and the like; 2 a flag or a file is wrong.
+Exit codes: 0 success; 1 the disk is full, and the like; 2 a flag or a file is
+wrong.
 """
 
 from __future__ import annotations
@@ -36,7 +40,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         prog="python -m bert.convert",
         usage="%(prog)s SRC DST --to huggingface|gluon [flags]",
         description=__doc__,
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=100),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("src", metavar="SRC", help="the model")
     parser.add_argument("dst", metavar="DST", help="the folder to create")

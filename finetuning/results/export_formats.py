@@ -135,8 +135,10 @@ FORMATS = {
         write_gluon,
         read_gluon,
         "mx.gluon.SymbolBlock.imports",
-        "classifier-symbol.json and classifier-0000.params, also for MXNet in other\n"
-        "languages; inputs input_ids and token_types [B, L], valid_length [B], int32",
+        "a symbol file, classifier-symbol.json, and classifier-0000.params, also for\n"
+        "MXNet in other languages; inputs input_ids and token_types [B, L],\n"
+        "valid_length [B], int32. (python -m bert.convert --to gluon writes\n"
+        "parameters and config instead, for this project and gluonnlp's networks.)",
     ),
     "huggingface": Format(
         write_huggingface,
@@ -162,4 +164,4 @@ def described() -> str:
         f"  {name}: for {format.reader}\n{indent(format.files, 4 * ' ')}"
         for name, format in FORMATS.items()
     )
-    return "\n".join(["formats:", *entries])
+    return "formats:\n\n" + "\n".join(entries)

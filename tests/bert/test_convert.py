@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 
 import mxnet as mx
@@ -302,10 +303,11 @@ def test_a_folder_is_not_written_over_and_a_half_written_one_is_removed(
 
 def test_help_tells_the_two_gluon_formats_apart():
     for command in (["-m", "bert.convert"], ["export_classifier.py"]):
-        shown = run_script(*command, "--help")
+        shown = run_script(*command, "--help", env=os.environ | {"COLUMNS": "80"})
         assert shown.returncode == 0
         text = " ".join(shown.stdout.split())
         assert "parameters and config" in text and "symbol file" in text
+        assert max(map(len, shown.stdout.splitlines())) <= 80
 
 
 def test_an_unknown_flag_of_convert_is_refused(tmp_path):
