@@ -113,10 +113,10 @@ def find(
 def find_params(path: Path, name: str, dataset_name: str | None = None) -> Pretrained:
     """Find the sizes and the vocabulary of a ``.params`` file of gluonnlp or ``bert.convert``.
 
-    The sizes are those of ``config.json`` beside it, or of the zoo's model of that name. The
-    vocabulary is beside it too: a ``.vocab`` of the same name, the dataset's ``.vocab`` of the old
-    zoo, or ``vocab.txt``. No ``vocab.txt`` matches the old zoo's files: gluonnlp's conversion moved
-    the special tokens to the front.
+    The sizes are those of ``config.json`` in the same folder, or of the zoo's model of that name.
+    The vocabulary is in the same folder too: a ``.vocab`` of the same name, the dataset's
+    ``.vocab`` of the old zoo, or ``vocab.txt``. No ``vocab.txt`` matches the old zoo's files:
+    gluonnlp's conversion moved the special tokens to the front.
     """
     folder, dataset_name = path.parent, dataset_name or zoo.DEFAULT_DATASET
     if not path.is_file():
@@ -150,12 +150,12 @@ def load(
     config, weights = pretrained.config, pretrained.weights
     tokenizer = BERTTokenizer(pretrained.vocab, pretrained.do_lower_case)
     check_vocabulary(tokenizer, config.vocab_size)
+    segments = max(2, config.token_type_vocab_size)
+    net = BERTModel(replace(config, token_type_vocab_size=segments), dropout, cls_only)
     if weights is None:
-        net = BERTModel(_with_two_segments(config), dropout, cls_only)
         net.initialize(ctx=contexts)
     else:
         arrays = _add_missing(read_weights(pretrained, root), config, weights)
-        net = BERTModel(_with_two_segments(config), dropout, cls_only)
         set_parameters(net, arrays, contexts, weights)
     return net, tokenizer
 
@@ -198,10 +198,6 @@ def read_weights(pretrained: Pretrained, root: str | Path | None = None) -> dict
             f"warning: converted weights are not kept: cannot write {path}: {error.strerror}"
         )
     return arrays
-
-
-def _with_two_segments(config: BERTConfig) -> BERTConfig:
-    return replace(config, token_type_vocab_size=max(2, config.token_type_vocab_size))
 
 
 def _add_missing(
@@ -284,7 +280,7 @@ def _config(path: Path) -> BERTConfig:
 
 
 def _lower_case(vocab: Path, get: Callable[[str], Path | None]) -> bool:
-    """Tell whether a vocabulary is for lowercased text, from the files beside it; default: True.
+    """Tell from a model's files whether its vocabulary is for lowercased text; default: True.
 
     ``get`` returns a file's path by its name; the file need not be there.
     """
