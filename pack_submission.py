@@ -19,7 +19,7 @@ from finetuning.parser import Parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    usage = "%(prog)s RUN [RUN ...] [--output FILE]"
+    usage = "%(prog)s RUN [RUN ...] [--output FILE] [--overwrite]"
     parser = Parser("pack_submission.py", __doc__, usage=usage)
     parser.add_argument("folders", metavar="RUN", nargs="+", help="output folder of a run")
     parser.add_argument(
@@ -29,12 +29,15 @@ def main(argv: list[str] | None = None) -> int:
         default="submission.zip",
         help="file to write (default: submission.zip)",
     )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace --output if it already exists"
+    )
     args = parser.parse_args(argv)
 
     def work() -> None:
         from finetuning.results import submission
 
-        submission.pack(args.folders, args.output)
+        submission.pack(args.folders, args.output, args.overwrite)
 
     return command.run(parser.prog, work)
 

@@ -8,14 +8,23 @@
 
 --input is TSV, CSV or JSON Lines, by its ending (optionally with .gz). Its
 columns are named as those the model was trained on, or text_a (and text_b);
-other columns are ignored. Standard input takes one example per line: text_a,
-or text_a<TAB>text_b, or a JSON object.
+other columns are ignored. A model of a GLUE task reads the task's own files as
+training did. Standard input takes one example per line: text_a, or
+text_a<TAB>text_b, or a JSON object. It is answered after every --batch_size
+lines; --batch_size 1 answers line by line.
 
 Each output row has the input row's number (index, from 0), the label, and one
 probability per label; for a regression the score. Rows keep the input's order.
 After finetune_classifier.py --calibrate, probabilities use its temperature,
-and of two labels its threshold decides. The output is written to FILE.partial
-and renamed to FILE when complete.
+and of two labels its threshold decides.
+
+An unusable row of --input ends the run with exit code 2, after the rows before
+it are written; with --skip_bad_rows its output row has an error instead (in a
+table, in the column error). A line of standard input always gets such a row.
+
+--output FILE is FILE.predict.partial until it is complete; FILE.predict.json
+records which input, model and flags it is computed from, for --resume. A
+device, a FIFO or /dev/stdout is written to directly.
 
 Exit codes: 0 success (also if the reader closes the pipe); 1 the run failed;
 2 a flag or file is wrong; 130 interrupted.
@@ -52,7 +61,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="format of the output (default: by the ending of --output; otherwise jsonl)",
     )
     parser.add_argument(
-        "--resume", action="store_true", help="continue an interrupted output of the same flags"
+        "--overwrite", action="store_true", help="replace --output if it already exists"
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue an interrupted output; refused if input, model or flags have changed",
+    )
+    parser.add_argument(
+        "--skip_bad_rows",
+        action="store_true",
+        help="answer unusable rows of --input with an error instead of ending",
     )
     parser.add_argument(
         "--batch_size",
@@ -70,8 +89,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--text_b needs --text_a")
     if args.resume and not (args.input and args.output):
         parser.error("--resume needs --input and --output")
+    ending = str(args.output).rpartition(".")[2]
+    if ending in ("gz", "bz2", "xz", "zst"):
+        parser.error(f"--output is not compressed: choose a name without .{ending}")
     if not args.format:
-        ending = str(args.output).rpartition(".")[2]
         args.format = ending if ending in ("tsv", "csv") else "jsonl"
     return args
 

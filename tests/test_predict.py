@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import islice
 
 import pytest
 from conftest import ROOT, run_script
@@ -20,6 +21,7 @@ from helpers import write_sentences
 
 import predict
 from bert.classifier import config_text
+from finetuning.results import inference
 
 
 @pytest.fixture(scope="session")
@@ -94,7 +96,7 @@ def test_every_format_gives_the_same_rows(runs, tmp_path):
             path.write_bytes(gzip.compress(content.encode()) if zipped else content.encode())
             output = tmp_path / "out.jsonl"
             flags = ("--model_dir", runs / "pairs", "--input", path, "--output", output)
-            assert predict_here(*flags) == 0
+            assert predict_here(*flags, "--overwrite") == 0
             found.append(output.read_text())
     assert len(set(found)) == 1 and found[0].count("\n") == 2
 
@@ -119,7 +121,7 @@ def test_a_table_has_a_column_for_each_probability(name, flags, delimiter, runs,
     assert all(row[1] == ("cat" if float(row[2]) > 0.5 else "dog") for row in rows[1:])
 
 
-def test_csv_quotes_what_has_to_be_quoted(runs, tmp_path):
+def test_csv_quotes_what_has_to_be_quoted(runs, tmp_path, monkeypatch):
     shutil.copytree(runs / "single", tmp_path / "run")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     labels = {"0": 'the "cat", a', "1": "dog"}
@@ -134,7 +136,8 @@ def test_csv_quotes_what_has_to_be_quoted(runs, tmp_path):
     assert header[2] == 'probability_the "cat", a'
     assert {row[1] for row in rows} == set(labels.values()) and len(rows) == 70
     whole = output.read_bytes()
-    os.truncate(output, len(whole) - 7)
+    output.unlink()
+    interrupt(monkeypatch, flags, after=2)
     assert predict_here(*flags, "--resume") == 0 and output.read_bytes() == whole
 
 
@@ -170,15 +173,22 @@ def test_standard_input_takes_text_tabs_and_json(runs):
         ("pairs", "a dog\n", "line 1: the model takes two texts"),
         ("single", "a dog\nthe cat\ta\n", "line 2: the model takes one text"),
         ("single", "a dog\n\n", "line 2: the text is empty"),
+        ("pairs", "\n", "line 1: the first text is empty"),
         ("single", "a dog\n{text}\n", "line 2: not JSON"),
         ("pairs", '{"one": "a"}\n', "line 1: the object has no 'text_b'"),
         ("single", "a\0b\n", "line 1: byte 2 is NUL"),
     ],
 )
-def test_a_line_that_cannot_be_used_is_refused(run, text, complaint, runs, monkeypatch, capsys):
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
-    assert predict_here("--model_dir", runs / run) == 2
-    assert complaint in capsys.readouterr().err
+def test_a_line_that_cannot_be_used_is_answered(run, text, complaint, runs, monkeypatch, capsys):
+    good = "a dog\n" if run == "single" else "a dog\tthe cat\n"
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO((text + good).encode())))
+    assert predict_here("--model_dir", runs / run) == 0
+    out, err = capsys.readouterr()
+    *before, bad, last = map(json.loads, out.splitlines())
+    assert bad["error"].startswith(complaint) and list(bad) == ["index", "error"]
+    assert all("label" in row for row in [*before, last])
+    assert [row["index"] for row in [*before, bad, last]] == list(range(len(before) + 2))
+    assert err.startswith(f"warning: 1 of {len(before) + 2} rows") and err.count("\n") == 1
 
 
 def test_mistakes_end_in_one_sentence(runs, tmp_path, capsys):
@@ -244,6 +254,19 @@ def test_a_closed_pipe_is_not_an_error(runs, tmp_path):
     assert process.stderr.read() == ""
 
 
+def interrupt(monkeypatch, flags, after):
+    """Predict, but fail after so many chunks, as if killed."""
+    chunks = inference._chunks
+
+    def cut(rows, size):
+        yield from islice(chunks(rows, size), after)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inference, "_chunks", cut)
+        assert predict_here(*flags) == 130
+
+
 @pytest.mark.parametrize("ending", ["jsonl", "tsv", "csv"])
 def test_killed_and_resumed_it_loses_and_repeats_nothing(ending, runs, tmp_path):
     test = write_sentences(tmp_path / "test.csv", 4000, 7)
@@ -251,7 +274,7 @@ def test_killed_and_resumed_it_loses_and_repeats_nothing(ending, runs, tmp_path)
     whole, output = tmp_path / f"whole.{ending}", tmp_path / f"out.{ending}"
     assert predict_here(*flags, "--output", whole) == 0
 
-    partial = tmp_path / f"out.{ending}.partial"
+    partial = tmp_path / f"out.{ending}.predict.partial"
     command = [sys.executable, "predict.py", *map(str, flags), "--output", str(output)]
     process = subprocess.Popen(command, cwd=ROOT)
     deadline = time.monotonic() + 60
@@ -266,24 +289,89 @@ def test_killed_and_resumed_it_loses_and_repeats_nothing(ending, runs, tmp_path)
 
 
 @pytest.mark.parametrize("cut", [0, 1, 9000, 20_000, -1])
-def test_an_output_cut_anywhere_is_completed(cut, runs, tmp_path):
+def test_an_output_cut_anywhere_is_completed(cut, runs, tmp_path, monkeypatch):
     test = write_sentences(tmp_path / "test.csv", 300, 7)
     flags = ("--model_dir", runs / "single", "--input", test, "--batch_size", "4")
-    output = tmp_path / "out.jsonl"
+    output, partial = tmp_path / "out.jsonl", tmp_path / "out.jsonl.predict.partial"
     assert predict_here(*flags, "--output", output) == 0
     whole = output.read_bytes()
-    os.truncate(output, cut if cut >= 0 else len(whole) + cut)
+    output.unlink()
+    interrupt(monkeypatch, (*flags, "--output", output), after=3)
+    assert not output.exists() and partial.read_bytes() == whole
+    os.truncate(partial, cut if cut >= 0 else len(whole) + cut)
     assert predict_here(*flags, "--output", output, "--resume") == 0
     assert output.read_bytes() == whole
+    assert sorted(tmp_path.iterdir()) == [output, test]
 
 
-def test_another_output_is_not_continued(runs, tmp_path, capsys):
+def longer(path):
+    path.write_text(path.read_text() + "the dog\n")
+
+
+def another_text(path):
+    path.write_text(path.read_text().replace("dog", "cat", 1))
+
+
+@pytest.mark.parametrize(
+    "change, changed",
+    [
+        (another_text, "--input"),
+        (longer, "--input"),
+        (("--model_dir", "pairs"), "config.json, model.params"),
+        (("--batch_size", "5"), "--batch_size"),
+        (("--format", "csv"), "--format, the columns"),
+    ],
+)
+def test_only_the_same_is_resumed(change, changed, runs, tmp_path, monkeypatch, capsys):
+    test = tmp_path / "test.jsonl"
+    test.write_text('{"text": "the dog", "one": "a dog", "two": "the cat"}\n' * 300)
+    output, partial = tmp_path / "out.jsonl", tmp_path / "out.jsonl.predict.partial"
+    flags = ["--model_dir", runs / "single", "--input", test, "--output", output]
+    flags += ["--batch_size", "4"]
+    interrupt(monkeypatch, flags, after=1)
+    before = partial.read_bytes()
+    assert before
+    if callable(change):
+        change(test)
+    else:
+        flags += [change[0], runs / change[1] if change[0] == "--model_dir" else change[1]]
+    capsys.readouterr()
+    assert predict_here(*flags, "--resume") == 2
+    error = capsys.readouterr().err
+    assert f"out.jsonl: {changed} changed" in error and error.count("\n") == 1
+    assert predict_here(*flags) == 2  # nor is it thrown away without a word
+    assert "--resume" in capsys.readouterr().err
+    assert partial.read_bytes() == before and not output.exists()
+    if change != longer:  # whose last line is not JSON
+        assert predict_here(*flags, "--overwrite") == 0
+        assert not partial.exists() and len(output.read_bytes().splitlines()) >= 300
+
+
+def test_what_is_not_an_interrupted_output_stays(runs, tmp_path, capsys):
     test = write_sentences(tmp_path / "test.csv", 5, 7)
-    output = tmp_path / "out.jsonl"
-    output.write_text("{}\n")
-    flags = ("--model_dir", runs / "single", "--input", test, "--output", output, "--resume")
-    assert predict_here(*flags) == 2
-    assert "line 1 is not row 0" in capsys.readouterr().err
+    output, partial = tmp_path / "out.jsonl", tmp_path / "out.jsonl.predict.partial"
+    flags = ("--model_dir", runs / "single", "--input", test, "--output", output)
+    output.write_text("notes\n")
+    for more in ((), ("--resume",)):
+        assert predict_here(*flags, *more) == 2
+        assert "already exists: pass --overwrite" in capsys.readouterr().err
+    assert output.read_text() == "notes\n" and len(list(tmp_path.iterdir())) == 2
+    output.unlink()
+    keep = tmp_path / "keep"
+    keep.write_text("mine\n")
+    for foreign in (lambda path: path.write_text("mine\n"), lambda path: path.symlink_to(keep)):
+        for path in (partial, tmp_path / "out.jsonl.predict.json"):
+            foreign(path)
+            for more in ((), ("--resume",), ("--overwrite",)):
+                assert predict_here(*flags, *more) == 2
+                error = capsys.readouterr().err
+                assert path.name in error and "move it away" in error and error.count("\n") == 1
+            assert path.read_text() == keep.read_text() == "mine\n"
+            assert not output.exists()
+            path.unlink()
+    (tmp_path / "out.jsonl.partial").write_text("mine\n")
+    assert predict_here(*flags) == 0
+    assert (tmp_path / "out.jsonl.partial").read_text() == "mine\n"
 
 
 def test_the_model_may_be_named_as_in_finetuning(runs, capsys):
@@ -323,7 +411,7 @@ def test_100_000_rows_take_no_more_memory_and_survive_being_killed(runs, tmp_pat
     again, moments = tmp_path / "again.jsonl", random.Random(4)
     flags = ("--model_dir", runs / "single", "--input", test, "--output", again, "--resume")
     command = [sys.executable, "predict.py", *map(str, flags)]
-    partial, lengths = tmp_path / "again.jsonl.partial", []
+    partial, lengths = tmp_path / "again.jsonl.predict.partial", []
     for kills in range(11):
         before = partial.stat().st_size if partial.exists() else 0
         process = subprocess.Popen(command, cwd=ROOT)

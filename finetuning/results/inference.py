@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,10 +20,11 @@ import dataset
 from bert import runtime
 from bert.classifier import Classifier, load_classifier
 from bert.errors import UserError
-from finetuning.data.reading import empty_text
-from finetuning.data.tables import BadRows, Row, parse_object, split_lines, table_rows, text_of
 from finetuning.data.tasks import Task, task_from_config
-from finetuning.results.predictions import delimited
+from finetuning.output import Input, Target, file_target, open_stream, refuse_appending
+from finetuning.results.partial import fingerprint, partial_output, partial_path
+from finetuning.results.prediction_rows import OutputFormat
+from finetuning.results.texts import InputRow, argument_row, file_rows, line_rows
 from finetuning.training.evaluation import predict
 from finetuning.training.workers import Workers
 
@@ -35,24 +35,65 @@ _BATCHES_PER_CHUNK = 32
 
 def run(args: argparse.Namespace) -> None:
     """Do what predict.py's flags say."""
+    target = output_target(args)
     predictor = load_predictor(args)
     task = predictor.task
     if args.text_a is not None:
-        rows: Iterator[Row] = iter([(0, [args.text_a, args.text_b])])
+        rows = iter([argument_row(args.text_a, args.text_b)])
     elif args.input:
-        rows = file_rows(Path(args.input), task)
+        rows = file_rows(Path(args.input), task, args.skip_bad_rows)
+    elif sys.stdin is None:
+        raise UserError("standard input is closed: pass --input or --text_a")
     else:
         rows = line_rows(sys.stdin.buffer, task)
     chunk = args.batch_size * (_BATCHES_PER_CHUNK if args.input else 1)
-    output = Output(args.format, task)
+    answers_errors = args.skip_bad_rows or not (args.input or args.text_a is not None)
+    writer = Writer(predictor, OutputFormat(args.format, task, answers_errors), chunk)
+    write(target, rows, writer, args)
+    if writer.unusable:
+        print(
+            f"warning: {writer.unusable} of {writer.rows} rows cannot be used: they are answered "
+            'with "error"',
+            file=sys.stderr,
+        )
+
+
+def output_target(args: argparse.Namespace) -> Target | None:
+    """Return where --output writes; None for standard output. UserError if it is an input."""
+    folder = Path(args.model_dir)
+    folder = folder if folder.is_dir() else folder.parent
+    inputs: list[Input] = list(folder.glob("*"))
+    if args.text_a is None:
+        inputs.append(Path(args.input) if args.input else 0)
     if args.output:
-        write_file(Path(args.output), rows, Writer(predictor, output, chunk), args.resume)
+        return file_target(Path(args.output), inputs, args.overwrite)
+    if sys.stdout is None:
+        raise UserError("standard output is closed: pass --output")
+    refuse_appending(inputs)
+    return None
+
+
+def write(
+    target: Target | None, rows: Iterator[InputRow], writer: Writer, args: argparse.Namespace
+) -> None:
+    """Write all rows to standard output (None), through a stream, or to a file."""
+    if target and not target.stream:
+        write_file(target.path, rows, writer, args)
         return
     try:
-        Writer(predictor, output, chunk).write(sys.stdout.buffer, rows)
+        if target is None:
+            writer.write(sys.stdout.buffer, rows)
+        else:
+            with open_stream(target.path) as file:
+                writer.write(file, rows)
     except BrokenPipeError:
         # The reader has read enough. Python must not flush to the closed pipe again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if target is None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        raise OSError(
+            f"cannot write {args.output or 'standard output'}: {error.strerror}"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -115,146 +156,121 @@ def load_predictor(args: argparse.Namespace) -> Predictor:
     return Predictor(model, task, Workers([ctx]), args.batch_size)
 
 
-def file_rows(path: Path, task: Task) -> Iterator[Row]:
-    """Yield (line, [text_a, text_b or None]) of a table; UserError names an unusable row."""
-    b = task.text_b_column
-    columns = [(task.text_a_column, "text_a"), (None,) if b is None else (b, "text_b")]
-    for line, values in table_rows(path, columns, BadRows()):
-        problem = empty_text(values[0] or "", values[1])
-        if problem:
-            raise UserError(f"{path}, line {line}: {problem}")
-        yield line, values
-
-
-def line_rows(file: BinaryIO, task: Task) -> Iterator[Row]:
-    """Yield what :func:`file_rows` does, from lines of text or of JSON objects."""
-    for line, content, problem in split_lines(file):
-        try:
-            if problem:
-                raise ValueError(problem)
-            values = _texts_of(content.rstrip("\r\n"), task)
-            if problem := empty_text(values[0] or "", values[1]):
-                raise ValueError(problem)
-        except ValueError as error:
-            raise UserError(f"standard input, line {line}: {error}") from None
-        yield line, values
-
-
-def _texts_of(line: str, task: Task) -> list[str | None]:
-    if line.startswith("{"):
-        content = parse_object(line)
-        names = [(task.text_a_column, "text_a"), (task.text_b_column, "text_b")]
-        return [
-            None if trained is None else text_of(content, trained if trained in content else name)
-            for trained, name in names
-        ]
-    pairs = task.text_b_column is not None
-    texts = line.split("\t")
-    if len(texts) != 1 + pairs:
-        wanted = "two texts with one tab between them" if pairs else "one text without tabs"
-        raise ValueError(f"the model takes {wanted}; there are {len(texts) - 1} tabs")
-    return [texts[0], texts[1] if pairs else None]
-
-
-_DELIMITERS = {"tsv": "\t", "csv": ","}
-
-
-class Output:
-    """The bytes of predictions in JSON Lines, TSV or CSV."""
-
-    def __init__(self, format: str, task: Task):
-        self._delimiter = _DELIMITERS.get(format)
-        self._labels = task.labels
-        names = ["score"] if task.regression else ["label"]
-        names += [f"probability_{label}" for label in task.labels]
-        self.format = format
-        self.header = self._table([["index", *names]]) if self._delimiter else b""
-
-    def rows(self, rows: list[list]) -> bytes:
-        """Encode rows of index, label and probabilities, or of index and score."""
-        return self._table(rows) if self._delimiter else b"".join(map(self._json, rows))
-
-    def _table(self, rows: list[list]) -> bytes:
-        return delimited(rows, self._delimiter or "").encode()
-
-    def _json(self, row: list) -> bytes:
-        index, predicted, *probabilities = row
-        content = {"index": index, "label" if self._labels else "score": predicted}
-        if self._labels:
-            content["probabilities"] = dict(zip(self._labels, probabilities, strict=True))
-        return (json.dumps(content, ensure_ascii=False) + "\n").encode()
-
-    def index(self, line: bytes) -> int | None:
-        """Return the index of a row; None if the line is not a row in this format."""
-        try:
-            if self._delimiter:
-                return int(line.split(self._delimiter.encode())[0])
-            return json.loads(line)["index"]
-        except (ValueError, KeyError, TypeError):
-            return None
-
-
-@dataclass(frozen=True)
+@dataclass
 class Writer:
     """Predicts rows in chunks of ``chunk`` rows, and writes each chunk when it is ready."""
 
     predictor: Predictor
-    output: Output
+    output: OutputFormat
     chunk: int
+    rows: int = 0  # written so far
+    unusable: int = 0  # of them
 
-    def write(self, file: BinaryIO, rows: Iterator[Row], done: int = 0) -> None:
-        """Write all rows; the first of them has the index ``done``."""
-        if not done:
-            file.write(self.output.header)
+    def write(self, file: BinaryIO, rows: Iterator[InputRow]) -> None:
+        """Write all rows; the first of them has the index ``self.rows``."""
+        first = self.rows == 0
         with tqdm(
-            initial=done, unit=" rows", unit_scale=True, disable=None, delay=1, leave=False
+            initial=self.rows, unit=" rows", unit_scale=True, disable=None, delay=1, leave=False
         ) as progress:
-            while texts := [values for _, values in islice(rows, self.chunk)]:
-                predicted = enumerate(self.predictor(texts), done)
-                file.write(self.output.rows([[index, *row] for index, row in predicted]))
+            for chunk in _chunks(rows, self.chunk):
+                answers = self._answers(chunk)
+                if first:
+                    file.write(self.output.header)
+                    first = False
+                file.write(self.output.encode(answers, self.rows))
                 file.flush()
-                done += len(texts)
-                progress.update(len(texts))
+                self.rows += len(chunk)
+                progress.update(len(chunk))
+        if first:
+            file.write(self.output.header)
+
+    def _answers(self, chunk: list[InputRow]) -> list[list | str]:
+        """Return for each row its prediction, or what is wrong with it."""
+        usable = [row.texts for row in chunk if row.problem is None]
+        self.unusable += len(chunk) - len(usable)
+        predicted = iter(self.predictor(usable) if usable else [])
+        return [next(predicted) if row.problem is None else row.problem for row in chunk]
 
 
-def write_file(path: Path, rows: Iterator[Row], writer: Writer, resume: bool) -> None:
-    """Write all rows to a file, which has the ending .partial until it is complete."""
-    partial = path.with_name(path.name + ".partial")
+def _chunks(rows: Iterator[InputRow], size: int) -> Iterator[list[InputRow]]:
+    """Yield rows in lists; a row that cannot be used raises after the rows before it."""
+    chunk: list[InputRow] = []
     try:
-        done = resume_at(path, partial, writer) if resume else 0
-        for _ in islice(rows, done):  # read, and so checked, but not predicted again
-            pass
-        with partial.open("ab" if done else "wb") as file:
-            writer.write(file, rows, done)
-            os.fsync(file.fileno())
-        partial.replace(path)
+        for row in rows:
+            chunk.append(row)
+            if len(chunk) == size:
+                yield chunk
+                chunk = []
+    except UserError:
+        if chunk:
+            yield chunk
+        raise
+    if chunk:
+        yield chunk
+
+
+def write_file(
+    path: Path, rows: Iterator[InputRow], writer: Writer, args: argparse.Namespace
+) -> None:
+    """Write all rows to a file, which has another name until it is complete."""
+    try:
+        origin = _origin(args, writer.output)
+        with partial_output(path, origin, args.resume, args.overwrite) as file:
+            writer.rows = resume_at(file, path, writer)
+            for row in islice(rows, writer.rows):  # read, and so checked, but not predicted again
+                writer.unusable += row.problem is not None
+            try:
+                writer.write(file, rows)
+            except UserError as error:
+                if not writer.rows:
+                    raise
+                kept = partial_path(path)
+                raise UserError(
+                    f"{error} (the {writer.rows} rows before it are in {kept})"
+                ) from None
     except OSError as error:
         raise OSError(f"cannot write {path}: {error.strerror}") from None
 
 
-def resume_at(path: Path, partial: Path, writer: Writer) -> int:
+def _origin(args: argparse.Namespace, output: OutputFormat) -> dict[str, object]:
+    """Return what an output is a function of, for --resume."""
+    folder = Path(args.model_dir)
+    parameters = folder / "model.params" if folder.is_dir() else folder
+    origin: dict[str, object] = {
+        "--format": args.format,
+        "the columns": output.columns,
+        "--batch_size": args.batch_size,
+        "--gpu": args.gpu,
+        "config.json": fingerprint(parameters.with_name("config.json")),
+        "model.params": fingerprint(parameters),
+    }
+    if args.input and Path(args.input).is_file():
+        return origin | {"--input": fingerprint(Path(args.input))}
+    if args.resume:
+        raise UserError("--resume needs a regular file as --input: a stream cannot be read again")
+    return origin | {"--input": None}
+
+
+def resume_at(file: BinaryIO, path: Path, writer: Writer) -> int:
     """Cut an interrupted output back to its last complete chunk; return the rows it then has.
 
     Chunks, not rows: the batches, and so the last digits, stay those of an uninterrupted run.
     """
-    if not partial.exists() and path.exists():
-        path.replace(partial)
-    if not partial.exists():
-        return 0
     output = writer.output
     rows = keep = position = 0
-    with partial.open("rb+") as file:
-        for number, line in enumerate(file):
-            position += len(line)
-            if (output.header and number == 0) or not line.endswith(b"\n"):
-                continue
-            if output.index(line) != rows:
-                raise UserError(
-                    f"{partial}, line {number + 1} is not row {rows} of an output in "
-                    f"{output.format}: it cannot be resumed; move it away"
-                )
-            rows += 1
-            if rows % writer.chunk == 0:
-                keep = position
-        file.truncate(keep)
+    file.seek(0)
+    for number, line in enumerate(file):
+        position += len(line)
+        if (output.header and number == 0) or not line.endswith(b"\n"):
+            continue
+        if output.index(line) != rows:
+            raise UserError(
+                f"line {number + 1} of the interrupted {path} is not row {rows}: it cannot be "
+                "resumed; pass --overwrite without --resume to start again"
+            )
+        rows += 1
+        if rows % writer.chunk == 0:
+            keep = position
+    file.truncate(keep)
+    file.seek(keep)
     return rows - rows % writer.chunk
