@@ -40,8 +40,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--model_dir", metavar="DIR", required=True, help="output folder of a training run"
     )
     parser.add_argument("--format", required=True, choices=FORMATS, help="what to write")
+    parser.add_argument("--output_dir", metavar="DIR", required=True, help="folder to write")
     parser.add_argument(
-        "--output_dir", metavar="DIR", required=True, help="folder to write; must not exist"
+        "--overwrite", action="store_true", help="replace an earlier export in --output_dir"
     )
     parser.add_argument(
         "--quantize",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,6 +94,10 @@ def write_huggingface(
         save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     except SafetensorError as error:
         raise OSError(str(error)) from None
+    with suppress(OSError):  # file systems without permissions
+        # safetensors lets only the owner read it.
+        mode = (folder / "config.json").stat().st_mode
+        (folder / "model.safetensors").chmod(stat.S_IMODE(mode))
 
 
 def write_tokenizer_and_config(folder: Path, config: dict, tokenizer: BERTTokenizer) -> None:

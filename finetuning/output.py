@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -145,6 +146,30 @@ def write_file(target: Target, content: bytes) -> None:
         return
     with replacing(target.path) as temporary:
         temporary.write_bytes(content)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder to fill; on success it takes the place of ``path``.
+
+    Raises
+    ------
+    SaveError
+        The disk is full, and the like; ``path`` is as it was.
+    """
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    try:
+        with replacing(path) as folder:
+            folder.mkdir()
+            yield folder
+            if path.exists():
+                path.rename(old)
+    except BaseException:
+        if old.exists():
+            old.rename(path)
+        raise
+    if old.exists():
+        shutil.rmtree(old)
 
 
 def _status(output: Path) -> os.stat_result | None:

@@ -120,6 +120,55 @@ def test_every_export_carries_tokenizer_labels_and_card(format, run_folder, tmp_
     config = json.loads((tmp_path / "exported/config.json").read_text())
     assert config["id2label"] == {"0": "0", "1": "1"}
     assert "max difference" in capsys.readouterr().out
+    card = (tmp_path / "exported/README.md").read_text()
+    assert f"library_name: {FORMATS[format].library}\n" in card and FORMATS[format].reader in card
+    assert f"| {format} | " in card and "predict.py --model_dir" not in card
+    modes = {path.stat().st_mode for path in (tmp_path / "exported").iterdir()}
+    assert len(modes) == 1  # what safetensors writes, others may read too
+
+
+def test_a_folder_is_replaced_only_if_it_is_an_export(run_folder, tmp_path, capsys):
+    out, flags = tmp_path / "exported", ("--format", "gluon")
+    out.mkdir()  # empty
+    assert export(run_folder, out, *flags) == 0
+    assert export(run_folder, out, *flags) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    (tmp_path / "link").symlink_to(out)
+    assert export(run_folder, tmp_path / "link", "--format", "onnx", "--overwrite") == 0
+    assert (tmp_path / "link").is_symlink() and (out / "model.onnx").exists()
+    assert not (out / "classifier-symbol.json").exists()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    (out / "notes").write_text("mine")
+    for folder, says in ((out, "other files"), (run_folder, "is an input"), (tmp_path, "other")):
+        before = sorted(folder.rglob("*"))
+        assert export(run_folder, folder, *flags, "--overwrite") == 2
+        error = capsys.readouterr().err
+        assert says in error and error.count("\n") == 1 and sorted(folder.rglob("*")) == before
+
+
+def test_a_card_that_links_to_another_file_is_not_followed(run_folder, tmp_path):
+    (tmp_path / "key").write_text("SECRET")
+    (run_folder / "README.md").unlink(missing_ok=True)
+    (run_folder / "README.md").symlink_to(tmp_path / "key")
+    assert export(run_folder, tmp_path / "exported", "--format", "gluon") == 0
+    assert "SECRET" not in (tmp_path / "exported/README.md").read_text()
+
+
+@pytest.mark.parametrize("labels", [[2.0], [1.0, 1.0, 1.0, 1.0, 1.0], [1.0, 2.0]])
+def test_a_correlation_that_is_undefined_is_exported_as_training_says(
+    labels, finetune_here, tmp_path, capsys
+):
+    train = write_sentences(tmp_path / "train.csv", 30, 0, regression=True)
+    dev = tmp_path / "dev.csv"
+    dev.write_text("text,label\n" + "".join(f"the dog {i},{y}\n" for i, y in enumerate(labels)))
+    files = ("--train_file", train, "--dev_file", dev, "--regression")
+    code, out = finetune_here(*FLAGS, *files, "--epochs", "1")
+    assert code == 0
+    trained = json.loads((out / "metrics.json").read_text())["best"]["dev"]["pearson"]
+    capsys.readouterr()
+    assert export(out, tmp_path / "exported", "--format", "gluon") == 0
+    shown = capsys.readouterr()
+    assert f"{trained:.4f}  " in shown.out and "unknown" in shown.out and not shown.err
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -215,6 +264,7 @@ def test_flags_that_do_not_go_together(run_folder, tmp_path, capsys):
         export(run_folder, tmp_path / "x", "--format", "gluon", "--quantize", "dynamic")
     assert exit.value.code == 2
     (tmp_path / "there").mkdir()
+    (tmp_path / "there/mine").touch()
     assert export(run_folder, tmp_path / "there", "--format", "gluon") == 2
     assert "already exists" in capsys.readouterr().err
 

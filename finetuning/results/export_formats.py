@@ -30,6 +30,8 @@ class Format(NamedTuple):
     write: Callable[[Path, Classifier], None]  # fills a new folder
     read: Callable[[Path], Compute]  # computes from the files in that folder, in this process
     reader: str  # what opens the export in other programs
+    library: str  # what opens the export, in the Hugging Face Hub's terms
+    usage: str  # Markdown for the export's card; {max_len} is the run's
     files: str  # what --help says about it
     packages: tuple[str, ...] = ()  # optional ones that write and read need
     quantize: Callable[[Path, Classifier], None] | None = None  # makes the files 8-bit
@@ -130,11 +132,53 @@ def read_onnx(folder: Path) -> Compute:
     return compute
 
 
+_TOKENIZE = """\
+tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")
+batch = tokenizer(
+    texts, truncation=True, max_length={max_len}, padding=True, return_tensors="%s"
+)"""
+_GLUON_USAGE = """\
+```python
+import mxnet as mx
+
+net = mx.gluon.SymbolBlock.imports(
+    "THIS_FOLDER/classifier-symbol.json",
+    ["input_ids", "token_types", "valid_length"],
+    "THIS_FOLDER/classifier-0000.params",
+)
+```
+
+The package tokenizers reads the tokenizer: `Tokenizer.from_file("THIS_FOLDER/tokenizer.json")`."""
+_HUGGINGFACE_USAGE = f"""\
+```python
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+model = AutoModelForSequenceClassification.from_pretrained("THIS_FOLDER")
+{_TOKENIZE % "pt"}
+logits = model(**batch).logits
+```"""
+_ONNX_USAGE = f"""\
+```python
+import onnxruntime
+from transformers import AutoTokenizer
+
+session = onnxruntime.InferenceSession("THIS_FOLDER/model.onnx")
+{_TOKENIZE % "np"}
+(logits,) = session.run(["logits"], dict(batch))
+```"""
+# All that an export may consist of, whatever its format.
+FILES = frozenset(
+    "README.md config.json vocab.txt tokenizer.json tokenizer_config.json model.safetensors "
+    "model.onnx classifier-symbol.json classifier-0000.params".split()
+)
+
 FORMATS = {
     "gluon": Format(
         write_gluon,
         read_gluon,
         "mx.gluon.SymbolBlock.imports",
+        "mxnet",
+        _GLUON_USAGE,
         "a symbol file, classifier-symbol.json, and classifier-0000.params, also for\n"
         "MXNet in other languages; inputs input_ids and token_types [B, L],\n"
         "valid_length [B], int32. (python -m bert.convert --to gluon writes\n"
@@ -144,12 +188,16 @@ FORMATS = {
         write_huggingface,
         read_huggingface,
         "transformers' AutoModelForSequenceClassification",
+        "transformers",
+        _HUGGINGFACE_USAGE,
         "config.json and model.safetensors",
     ),
     "onnx": Format(
         write_onnx,
         read_onnx,
         "ONNX Runtime",
+        "onnx",
+        _ONNX_USAGE,
         "model.onnx, any batch and length; inputs input_ids, attention_mask and\n"
         "token_type_ids [B, L], int64",
         packages=("onnx", "onnxruntime"),

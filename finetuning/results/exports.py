@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import mxnet as mx
 import numpy as np
-from scipy.stats import binomtest, pearsonr
+from scipy.stats import binomtest
 from tqdm import tqdm
 
 from bert.classifier import Classifier, load_classifier
 from bert.errors import RunError, UserError
-from bert.files import read_json, replacing
+from bert.files import read_json, write_text
 from bert.parameters import read_params
 from dataset import DEV_EXAMPLES, TokenizedExamples, evaluation_batches, padded_batch
 from finetuning import console
 from finetuning.data.tasks import Task, task_from_config
-from finetuning.results.export_formats import FORMATS, Compute
+from finetuning.output import folder_target, replacing_folder
+from finetuning.results import metrics, model_card
+from finetuning.results.export_formats import FILES, FORMATS, Compute
 from finetuning.results.predictions import logits_of
 from finetuning.training.evaluation import predict
 from finetuning.training.workers import Workers
@@ -40,17 +41,16 @@ def export(args: argparse.Namespace) -> None:
     Raises
     ------
     UserError
-        The folder exists already, or the run's files are missing or do not fit each other.
+        The folder may not be written, or the run's files are missing or do not fit each other.
     RunError
         The export does not compute what the run does. Nothing of it is kept.
     """
-    out, format = Path(args.output_dir), FORMATS[args.format]
-    if out.exists():
-        raise UserError(f"{out} already exists: choose a new folder")
-    model = load_classifier(args.model_dir)
-    run = Path(args.model_dir)
+    format, run = FORMATS[args.format], Path(args.model_dir)
     run = run if run.is_dir() else run.parent
-    check = load_check(run, args)
+    out = folder_target(Path(args.output_dir), [run], args.overwrite, is_export)
+    model = load_classifier(args.model_dir)
+    arguments = arguments_of(run)
+    check = load_check(run, args, arguments)
     print(f"comparing labels and logits of the run's {len(check.examples)} dev examples")
     rows = [check.row("this project", check.logits, (run / "model.params").stat().st_size)]
     steps = [(args.format, format.write, _TOLERANCE)]
@@ -58,8 +58,7 @@ def export(args: argparse.Namespace) -> None:
         steps.append((f"{args.format}, int8", format.quantize, np.inf))
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as folder:
-        folder.mkdir()
+    with replacing_folder(out) as folder:
         for name, write, tolerance in steps:
             write(folder, model)
             logits = logits_by(format.read(folder), check.examples, args.batch_size)
@@ -70,10 +69,15 @@ def export(args: argparse.Namespace) -> None:
                     "nothing of it was kept"
                 )
             rows.append(check.row(name, logits, _bytes_of_weights(folder)))
-        if (run / "README.md").is_file():
-            shutil.copyfile(run / "README.md", folder / "README.md")
+        card = model_card.export_text(model.config, arguments, format, [check.header, *rows])
+        write_text(folder / "README.md", card)
     print(console.table(check.header, rows))
     print(f"written to {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
+
+
+def is_export(folder: Path) -> bool:
+    """Tell whether a folder holds an export of this program, and nothing else."""
+    return model_card.is_export(folder) and {path.name for path in folder.iterdir()} <= FILES
 
 
 @dataclass(frozen=True)
@@ -86,17 +90,17 @@ class Check:
 
     @property
     def header(self) -> list[str]:
-        metrics = ["accuracy", "95 % interval", "labels changed"]
+        names = ["accuracy", "95 % interval", "labels changed"]
         if self.task.regression:
-            metrics = ["pearson", "95 % interval"]
-        return ["", *metrics, "max difference", "size MB"]
+            names = ["pearson", "95 % interval"]
+        return ["", *names, "max difference", "size MB"]
 
     def row(self, name: str, logits: np.ndarray, size: int) -> list[float | str]:
         """Return a row of the table for logits ``[examples, outputs]``; ``size`` in bytes."""
         label, changed = self.examples.label, []
         if self.task.regression:
-            found = pearsonr(logits[:, 0].astype(np.float64), label.astype(np.float64))
-            metric, (low, high) = found.statistic, found.confidence_interval(_CONFIDENCE)
+            metric = metrics.compute(logits, label, ("pearson",))["pearson"]
+            low, high = metrics.pearson_interval(logits[:, 0], label, _CONFIDENCE)
         else:
             predicted = logits.argmax(axis=1)
             right = int((predicted == label).sum())
@@ -104,7 +108,7 @@ class Check:
             low, high = binomtest(right, len(label)).proportion_ci(_CONFIDENCE, method="wilson")
             changed = [str((predicted != self.logits.argmax(axis=1)).sum())]
         difference = f"{np.abs(logits - self.logits).max():.2g}"
-        interval = f"{low:.3f} to {high:.3f}"
+        interval = f"{low:.3f} to {high:.3f}" if np.isfinite([low, high]).all() else "unknown"
         return [name, float(metric), interval, *changed, difference, f"{size / 1e6:.1f}"]
 
 
@@ -112,7 +116,15 @@ def _bytes_of_weights(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir() if path.suffix in _WEIGHTS)
 
 
-def load_check(run: Path, args: argparse.Namespace) -> Check:
+def arguments_of(run: Path) -> dict:
+    """Return the arguments in a run's metrics.json; UserError if it has none."""
+    arguments = read_json(run / "metrics.json").get("arguments", {})
+    if not isinstance(arguments, dict):
+        raise UserError(f"{run / 'metrics.json'} is damaged: its arguments are not an object")
+    return arguments
+
+
+def load_check(run: Path, args: argparse.Namespace, arguments: dict) -> Check:
     """Read what a run was measured on, and compute its logits again.
 
     Raises
@@ -126,7 +138,6 @@ def load_check(run: Path, args: argparse.Namespace) -> Check:
     recorded = recorded_logits(run, examples, task)
     model.compile()
     logits = predict(model.net, examples, args.batch_size, Workers([mx.cpu()]))
-    arguments = read_json(run / "metrics.json").get("arguments", {})
     tolerance = _TOLERANCE if arguments.get("dtype") == "float32" else _LOW_PRECISION_TOLERANCE
     if not np.abs(logits - recorded).max() <= tolerance:
         raise UserError(

@@ -53,6 +53,22 @@ def _correlation(function, scores: np.ndarray, label: np.ndarray) -> float:
     return function(scores, label.astype(np.float64)).statistic
 
 
+def pearson_interval(
+    scores: np.ndarray, label: np.ndarray, confidence: float
+) -> tuple[float, float]:
+    """Return a confidence interval of Pearson's correlation; NaN where there is none.
+
+    It needs four examples, and neither scores nor labels may be constant.
+    """
+    from scipy.stats import pearsonr
+
+    if len(label) < 4 or np.ptp(scores) == 0 or np.ptp(label) == 0:
+        return np.nan, np.nan
+    found = pearsonr(scores.astype(np.float64), label.astype(np.float64))
+    low, high = found.confidence_interval(confidence)
+    return float(low), float(high)
+
+
 def mean_loss(logits: np.ndarray, label: np.ndarray, regression: bool = False) -> float:
     """Return the mean cross-entropy (nats), or squared error, of logits; in float64."""
     if regression:

@@ -1,4 +1,4 @@
-"""A run's README.md: what the model does, how well, from what, and how to load it."""
+"""README.md of a run or an export: what the model does, how well, from what, how to load it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 
 from bert import __version__
 from bert.files import read_json, write_text
-from finetuning.results.export_formats import FORMATS
+from finetuning.results.export_formats import FORMATS, Format
 
 # Tells a card from a README of the user's own, which is never written over.
+_EXPORT_MARK = "<!-- Written by export_classifier.py, which may replace this folder. -->"
 _MARK = "<!-- Written by finetune_classifier.py, and written again with each run. -->"
 
 
@@ -49,7 +50,6 @@ def text(config: dict, results: dict) -> str:
         [name, part["examples"], part["tokens"], part["truncated"]]
         for name, part in results["data"].items()
     ]
-    given = [[f"`--{name}`", v] for name, v in arguments.items() if v not in (None, False, "")]
     formats = [[f"`{name}`", format.reader] for name, format in FORMATS.items()]
     return f"""\
 ---
@@ -84,7 +84,7 @@ split, so these scores are slightly optimistic:
 {_section(_CALIBRATION, _numbers("", config.get("calibration", {})))}\
 ## Trained with
 
-{_table(["argument", "value"], given)}
+{_table(["argument", "value"], _given(arguments))}
 
 {_table(["version", ""], [["this program", __version__], *results["environment"].items()])}
 
@@ -120,6 +120,14 @@ def _section(heading: str, table: str) -> str:
     return f"{heading}\n\n{table}\n\n" if table else ""
 
 
+def _given(arguments: dict) -> list[list]:
+    return [
+        [f"`--{name}`", value]
+        for name, value in arguments.items()
+        if not (value is None or value is False or value == "")  # but 0, which equals False
+    ]
+
+
 def _prediction(config: dict) -> str:
     regression = config["problem_type"] == "regression"
     what = "a number" if regression else f"one of {len(config['label2id'])} labels"
@@ -150,3 +158,69 @@ def _table(header: list[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(
         "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
     )
+
+
+def is_export(folder: Path) -> bool:
+    """Tell whether a folder has the card of an export."""
+    path = folder / "README.md"
+    return path.is_file() and _EXPORT_MARK in path.read_text(encoding="utf-8", errors="replace")
+
+
+def export_text(config: dict, arguments: dict, format: Format, measured: list[list]) -> str:
+    """Return the model card of an export.
+
+    Parameters
+    ----------
+    config : dict
+        The run's config.json.
+    arguments : dict
+        The arguments in the run's metrics.json.
+    format : Format
+    measured : list of rows
+        A header, and a row for the run and for each file of weights that was compared with it.
+    """
+    columns = [config["text_a_column"], config["text_b_column"]]
+    labels = [[output, f"`{name}`"] for name, output in config["label2id"].items()]
+    calibration = config.get("calibration", {})
+    shown = [[f"{x:.4f}" if isinstance(x, float) else x for x in row] for row in measured]
+    return f"""\
+---
+library_name: {format.library}
+pipeline_tag: text-classification
+tags: [bert]
+---
+
+{_EXPORT_MARK}
+
+# BERT fine-tuned on {config["task_name"]}, for {format.reader}
+
+From {" and ".join(f"`{column}`" for column in columns if column is not None)} it predicts \
+{_prediction(config)}. The pretrained BERT was {_pretrained(config)} \
+({config["num_hidden_layers"]} layers, {config["hidden_size"]} units, \
+{"lower-cased" if config["do_lower_case"] else "cased"} text).
+
+## How to load it
+
+{format.usage.format(max_len=config["max_len"])}
+
+The logits are [examples, {"labels]" if labels[1:] else "1], the number itself"}. The model \
+was trained on at most {config["max_len"]} tokens per example: truncate longer texts.
+
+## Results on the run's dev examples
+
+{_table(shown[0], shown[1:])}
+
+{_section("## Labels", _table(["output", "label"], labels[1:] and labels))}\
+{_section(_EXPORT_CALIBRATION, _numbers("", calibration))}\
+## Trained with
+
+{_table(["argument", "value"], _given(arguments))}
+"""
+
+
+_EXPORT_CALIBRATION = """\
+## Calibration
+
+Fitted to the dev split. The model returns the logits unchanged. For calibrated probabilities \
+divide them by the temperature before the softmax. Of two labels, predict output 1 where its \
+calibrated probability is at least the threshold."""

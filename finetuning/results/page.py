@@ -3,53 +3,79 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Sequence
+import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from bert.errors import RunError, UserError
-from bert.files import replacing, write_text
+from bert.files import replacing
+from finetuning.output import folder_target
 from finetuning.results import pictures
 from finetuning.results.finished_run import FinishedRun, read_run, runs_in
 
 _PNG_DPI = 150
+# Tells a page of this program from a user's own.
+_MARK = '<meta name="generator" content="plot_runs.py">'
 
 
-def write(folders: Iterable[str], output_dir: Path, overwrite: bool) -> None:
+def write(folders: Sequence[str], output_dir: Path, overwrite: bool) -> None:
     """Draw runs of one task into ``output_dir``: ``index.html`` and PNGs.
 
     Raises
     ------
     UserError
         A folder is not that of a finished run, the runs are of different tasks, or
-        ``output_dir`` has such files already and ``overwrite`` is False.
+        ``output_dir`` may not be written.
     """
-    runs = [read_run(folder) for run in folders for folder in runs_in(Path(run))]
-    tasks = sorted({(run.results["task"], run.labels) for run in runs})
-    if len(tasks) > 1:
-        raise UserError(
-            f"these runs are of different tasks ({' and '.join(task for task, _ in tasks)}): draw "
-            "them one by one"
-        )
+    paths = [folder.resolve() for run in folders for folder in runs_in(Path(run))]
+    paths = list(dict.fromkeys(paths))  # a run that is given twice counts once
+    folder = folder_target(output_dir, [*map(Path, folders), *paths], overwrite, is_page)
+    runs = [read_run(path) for path in paths]
+    _refuse_different_tasks(runs)
     best = max(runs, key=lambda run: run.score)
     figures = pictures.draw(runs, best)
-    files = [output_dir / "index.html", *(output_dir / f"{name}.png" for name in figures)]
-    if any(path.exists() for path in files) and not overwrite:
-        raise UserError(
-            f"{output_dir} already holds pictures: pass --overwrite to replace them, or choose "
-            "another --output_dir"
-        )
+    # The page comes first: it marks the folder as ours.
+    files = {"index.html": page(runs, best, figures).encode()}
+    files |= {f"{name}.png": _png(figure) for name, figure in figures.items()}
     try:
-        output_dir.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot write {output_dir}: {error.strerror}") from None
-    for name, figure in figures.items():
-        with replacing(output_dir / f"{name}.png") as temporary:
-            figure.savefig(temporary, format="png", dpi=_PNG_DPI)
-    write_text(output_dir / "index.html", page(runs, best, figures))
-    print(f"written to {output_dir}: {', '.join(path.name for path in files)}")
+    for name, content in files.items():
+        with replacing(folder / name) as temporary:
+            temporary.write_bytes(content)
+    for name in _TITLES.keys() - figures.keys():
+        (folder / f"{name}.png").unlink(missing_ok=True)
+    print(f"written to {output_dir}: {', '.join(files)}")
+
+
+def is_page(folder: Path) -> bool:
+    """Tell whether a folder holds what this command wrote earlier."""
+    path = folder / "index.html"
+    return path.is_file() and _MARK in path.read_text(encoding="utf-8", errors="replace")
+
+
+def _refuse_different_tasks(runs: list[FinishedRun]) -> None:
+    first = runs[0]
+    for run in runs:
+        for what, one, other in (
+            ("task", first.results["task"], run.results["task"]),
+            ("labels", ", ".join(first.labels), ", ".join(run.labels)),
+        ):
+            if one != other:
+                raise UserError(
+                    f"these runs are of different tasks: the {what} of {first.name} and {run.name} "
+                    f"differ ({one}; {other}): draw them one by one"
+                )
+
+
+def _png(figure: Figure) -> bytes:
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=_PNG_DPI)
+    return content.getvalue()
 
 
 _TITLES = {
@@ -93,7 +119,7 @@ def page(runs: list[FinishedRun], best: FinishedRun, figures: dict[str, Figure])
         parts.append(_table(list(best.mistakes[0]), rows, "mistakes"))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width">'
+        f'{_MARK}<meta name="viewport" content="width=device-width">'
         f"<title>{_text(title)}</title><style>{_STYLE}</style></head><body>\n"
         + "\n".join(parts)
         + "\n</body></html>\n"

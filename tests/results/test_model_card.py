@@ -47,6 +47,27 @@ def test_a_classifiers_card():
     assert card == model_card.text(CONFIG, RESULTS)
 
 
+def test_arguments_that_are_0_are_in_the_card():
+    arguments = {"epochs": 3, "seed": 0, "dropout": 0.0, "gpu": False, "name": "", "folds": None}
+    card = model_card.text(CONFIG, {**RESULTS, "arguments": arguments})
+    assert "| `--seed` | 0 |\n| `--dropout` | 0.0 |\n\n" in card
+
+
+def test_the_card_of_an_export_says_how_to_apply_the_calibration():
+    config = {**CONFIG, "calibration": {"temperature": 1.5, "threshold": 0.25}}
+    measured = [["", "accuracy"], ["this project", 0.75], ["onnx", 0.5]]
+    card = model_card.export_text(config, {"seed": 0}, FORMATS["onnx"], measured)
+    assert card.startswith("---\nlibrary_name: onnx\n")
+    for expected in (
+        "max_length=128",
+        "| onnx | 0.5000 |",
+        "divide them by the temperature",
+        "| threshold | 0.2500 |",
+        "| `--seed` | 0 |",
+    ):
+        assert expected in card
+
+
 def test_every_export_format_is_listed_with_the_program_that_reads_it():
     card = model_card.text(CONFIG, RESULTS)
     assert all(f"| `{name}` | {format.reader} |" in card for name, format in FORMATS.items())
