@@ -133,6 +133,62 @@ def test_what_cannot_be_drawn_is_one_sentence(seeds, finetune_here, tmp_path, ca
     assert plot(other, "--output_dir", tmp_path / "there", "--overwrite") == 0
 
 
+DAMAGES = {
+    "best": None,
+    "epochs": [],
+    "curve": {"update": [1, 2], "train_loss": [0.5]},
+    "arguments": [1],
+    "data": {"train": {"examples": 0}},
+    "task": ["MRPC"],
+    "best.confusion_matrix": [[1, 2, 3]],
+    "best.epoch": 77,
+    "best.dev": {"accuracy": "high"},
+    "arguments.batch_size": 0,
+    "data.train.lengths": {"short": 3},
+    "data.train.padding": {"all": -1},
+}
+
+
+def test_damaged_metrics_are_one_sentence(finetune_here, glue_dir, tmp_path, capsys):
+    code, out = finetune_here("--data_dir", glue_dir, "--epochs", "1", "--lr", "1e-3")
+    assert code == 0
+    whole = (out / "metrics.json").read_text()
+    for place, value in DAMAGES.items():
+        results = part = json.loads(whole)
+        *parents, name = place.split(".")
+        for parent in parents:
+            part = part[parent]
+        part[name] = value
+        (out / "metrics.json").write_text(json.dumps(results))
+        capsys.readouterr()
+        assert plot(out, "--output_dir", tmp_path / "pictures") == 2, place
+        sentence = capsys.readouterr().err
+        assert "do not fit each other" in sentence and sentence.count("\n") == 1
+    assert not (tmp_path / "pictures").exists()
+
+
+def test_a_run_that_is_given_twice_counts_once(seeds, tmp_path):
+    assert plot(seeds, seeds / "seed-1", "--output_dir", tmp_path / "pictures") == 0
+    assert "over 3 runs" in (tmp_path / "pictures/index.html").read_text()
+
+
+def test_many_labels_are_a_table(finetune_here, tmp_path):
+    train = tmp_path / "train.csv"
+    labels = [f"label {number}" for number in range(45)]
+    rows = "".join(f"the dog {name},{name}\n" for name in labels * 4)
+    train.write_text("text,label\n" + rows)
+    files = ("--train_file", train, "--dev_file", train)
+    code, out = finetune_here(*FLAGS, *files, "--epochs", "1")
+    assert code == 0 and plot(out, "--output_dir", tmp_path / "pictures") == 0
+    page = (tmp_path / "pictures/index.html").read_text()
+    assert "Most frequent confusions" in page and "Confusion matrix" not in page
+    assert not (tmp_path / "pictures/confusion.png").exists()
+    matrix = json.loads((out / "metrics.json").read_text())["best"]["confusion_matrix"]
+    most = max(n for i, row in enumerate(matrix) for j, n in enumerate(row) if i != j)
+    first = re.search(r'id="confusions">.*?class="number">(\d+)<', page, re.DOTALL)
+    assert int(first[1]) == most
+
+
 def test_the_same_run_gives_the_same_page(seeds, tmp_path):
     pages = []
     for name in ("one", "two"):

@@ -56,6 +56,15 @@ def fit_temperature(logits: np.ndarray, label: np.ndarray) -> dict[str, float]:
     return found
 
 
+def why_no_optimum(logits: np.ndarray, label: np.ndarray, temperature: float) -> str | None:
+    """Say why a fitted temperature is not an optimum but where the search ended, if it is not."""
+    if temperature > _HIGHEST / 1.01:
+        return "the predictions are no better than chance, so a higher one would always fit better"
+    if temperature < 1.01 * _LOWEST or (logits.argmax(axis=1) == label).all():
+        return "the split has too few mistakes, so a lower one would always fit better"
+    return None
+
+
 def expected_calibration_error(probability: np.ndarray, label: np.ndarray) -> float:
     """Return the mean gap between confidence and accuracy over bins (Guo et al. 2017, eq. 3).
 

@@ -17,6 +17,7 @@ from finetuning.results import pictures
 from finetuning.results.finished_run import FinishedRun, read_run, runs_in
 
 _PNG_DPI = 150
+_MOST_CONFUSIONS = 30
 # Tells a page of this program from a user's own.
 _MARK = '<meta name="generator" content="plot_runs.py">'
 
@@ -107,11 +108,15 @@ def page(runs: list[FinishedRun], best: FinishedRun, figures: dict[str, Figure])
     title = f"{task}: {len(runs)} runs" if several else f"{task}: {best.name}"
     parts = [f"<h1>{_text(title)}</h1>", f"<p>{_text(_headline(runs, best))}</p>"]
     parts.append(_table_of_runs(runs))
+    of_best = f", {best.name}, the best" if several else ""
     for name, figure in figures.items():
-        whose = f", {best.name}, the best" if several and name in _OF_ONE_RUN else ""
+        whose = of_best if name in _OF_ONE_RUN else ""
         below = _table_of_epochs(runs) if name == "dev_metric" else ""
         parts.append(f"<h2>{_text(_TITLES[name] + whose)}</h2>")
         parts.append(f'<figure id="{name}">{pictures.svg(figure)}</figure>{below}')
+    if len(best.labels) > pictures.MOST_LABELS:
+        parts.append(f"<h2>Most frequent confusions (dev){_text(of_best)}</h2>")
+        parts.append(_table(["true", "predicted", "examples"], _confusions(best), "confusions"))
     if best.mistakes:
         whose = f" of {best.name}" if several else ""
         parts.append(f"<h2>Most confident mistakes{_text(whose)}</h2>")
@@ -144,6 +149,14 @@ def _table_of_runs(runs: list[FinishedRun]) -> str:
         metrics = [epoch["dev"][name] for name in names]
         rows.append([run.name, run.results["seed"], epoch["epoch"], *metrics])
     return _table(["run", "seed", "best epoch", *(f"dev {name}" for name in names)], rows)
+
+
+def _confusions(run: FinishedRun) -> list[list[object]]:
+    counts = np.array(run.results["best"]["confusion_matrix"])
+    np.fill_diagonal(counts, 0)
+    descending = np.argsort(-counts, axis=None, kind="stable")[:_MOST_CONFUSIONS]
+    pairs = (np.unravel_index(index, counts.shape) for index in descending)
+    return [[run.labels[i], run.labels[j], int(counts[i, j])] for i, j in pairs if counts[i, j]]
 
 
 def _table_of_epochs(runs: list[FinishedRun]) -> str:

@@ -19,6 +19,7 @@ from finetuning.results.finished_run import FinishedRun
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#777777"
 # Published dev results, drawn for comparison: (task, metric) -> (from, to, legend).
 PUBLISHED = {("MRPC", "accuracy"): (0.84, 0.88, "BERT base, as published: 0.84 to 0.88")}
+MOST_LABELS = 40  # in a confusion matrix that can be read
 _MOST_MEANS = 30  # a learning curve is smoothed to at most this many independent means
 STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
@@ -70,7 +71,7 @@ def dev_metric(runs: list[FinishedRun]) -> Figure:
     """Draw the main dev metric of each epoch; of several runs mean and standard deviation."""
     metric = runs[0].metric
     figure, axes = _axes(xlabel="epoch", ylabel=f"dev {metric}")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     task = runs[0].results["task"]
     if (task, metric) in PUBLISHED:
         low, high, whose = PUBLISHED[task, metric]
@@ -134,7 +135,8 @@ def confusion(run: FinishedRun) -> Figure:
 
 def reliability(run: FinishedRun) -> Figure:
     """Draw accuracy over confidence in bins (Guo et al. 2017, fig. 1), with and without scaling."""
-    figure, axes = _axes(5.0, 4.4, xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    confidence = "confidence (the area of a point: its share of the examples)"
+    figure, axes = _axes(5.0, 4.4, xlabel=confidence, ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     axes.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1)
     wanted = [("as trained", 1.0, BLUE)]
     if run.temperature is not None:
@@ -149,6 +151,7 @@ def reliability(run: FinishedRun) -> Figure:
             s=[20 + 400 * share for *_, share in bins],
             color=colour,
             alpha=0.6,
+            clip_on=False,  # most points are at an accuracy of 1
             label=f"{name}: expected calibration error {error:.4f}",
         )
     legend = axes.legend(loc="lower left", fontsize=9)
@@ -189,7 +192,9 @@ def draw(runs: list[FinishedRun], best: FinishedRun) -> dict[str, Figure]:
     with mpl.rc_context(STYLE):
         figures = {"learning_curves": learning_curves(runs), "dev_metric": dev_metric(runs)}
         if best.labels:
-            figures |= {"confusion": confusion(best), "reliability": reliability(best)}
+            if len(best.labels) <= MOST_LABELS:
+                figures["confusion"] = confusion(best)
+            figures["reliability"] = reliability(best)
         else:
             figures["predictions"] = scatter(best)
         figures["lengths"] = lengths(best)

@@ -58,13 +58,17 @@ def _unusable(bad: BadRows, before: int | None = None) -> Iterator[InputRow]:
 
 def _own_rows(path: Path, task: Task, bad: BadRows) -> Iterator[Row]:
     b = task.text_b_column
-    columns = [(task.text_a_column, "text_a"), (None,) if b is None else (b, "text_b")]
+    columns = [_names(task.text_a_column, "text_a"), (None,) if b is None else _names(b, "text_b")]
     for line, values in table_rows(path, columns, bad):
         problem = empty_text(values[0] or "", values[1])
         if problem:
             bad.add(path, line, problem)
         else:
             yield line, values
+
+
+def _names(trained: str, general: str) -> tuple[str, ...]:
+    return (trained,) if trained == general else (trained, general)
 
 
 def _glue_layout(path: Path, task: Task) -> bool | None:

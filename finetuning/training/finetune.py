@@ -191,6 +191,8 @@ def calibrate(folder: Path) -> None:
         f"expected calibration error {found['ece_before']:.4f} before, {found['ece_after']:.4f} "
         "after"
     )
+    if reason := calibration.why_no_optimum(logits_of(text), label, found["temperature"]):
+        log.warning(f"warning: this temperature is not an optimum: {reason}")
     if "threshold" in found:
         log.info(
             f"threshold {found['threshold']:.4f} for label {list(names)[1]!r}: F1 "

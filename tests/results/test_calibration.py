@@ -29,8 +29,19 @@ def test_the_temperature_is_the_one_that_the_logits_were_multiplied_by():
     assert found["temperature"] == pytest.approx(2.5, rel=0.08)
     assert found["ece_after"] < 0.03 < 0.1 < found["ece_before"]
     assert "threshold" not in found
+    assert calibration.why_no_optimum(logits, label, found["temperature"]) is None
     for near in (0.95, 1.05):
         assert found["loss_after"] <= mean_loss(logits / (found["temperature"] * near), label)
+
+
+@pytest.mark.parametrize(
+    "label, says", [([0, 1, 0, 1], "too few mistakes"), ([1, 0, 1, 0], "no better than chance")]
+)
+def test_a_temperature_that_is_no_optimum_is_said_to_be_none(label, says):
+    logits = np.array([[1.0, -1.0], [-1.0, 1.0]] * 2)
+    label = np.array(label)
+    found = calibration.fit_temperature(logits, label)
+    assert says in calibration.why_no_optimum(logits, label, found["temperature"])
 
 
 def test_the_calibration_error_is_the_papers():
