@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
 import stat
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -124,9 +126,23 @@ def refuse_appending(inputs: Iterable[Input]) -> None:
 def open_stream(path: Path) -> BinaryIO:
     """Open a device, a FIFO or an open file for writing; it is neither created nor truncated."""
     number = _descriptor(path)
+    if number is None:
+        return os.fdopen(_open_for_reader(path), "wb")
     # A copy of the number shares its position: what a shell's > or >> has set stays in force.
-    opened = os.open(path, os.O_WRONLY | os.O_NOCTTY) if number is None else os.dup(number)
-    return os.fdopen(opened, "wb")
+    return os.fdopen(os.dup(number), "wb")
+
+
+def _open_for_reader(path: Path) -> int:
+    flags = os.O_WRONLY | os.O_NOCTTY
+    try:
+        opened = os.open(path, flags | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno != errno.ENXIO or not path.is_fifo():
+            raise
+        print(f"{path} is a FIFO: waiting for a program that reads it", file=sys.stderr)
+        return os.open(path, flags)
+    os.set_blocking(opened, True)
+    return opened
 
 
 def write_file(target: Target, content: bytes) -> None:

@@ -34,6 +34,14 @@ def pack(folders: Iterable[str], output: Path, overwrite: bool) -> None:
     write_file(target, packed.getvalue())
     report = sys.stderr if target.stream else sys.stdout
     print(f"written to {output}: {', '.join(sorted(found))}", file=report)
+    for name, path in sorted(found.items()):
+        rows = path.read_bytes().count(b"\n") - 1
+        task = _task_of(name)
+        if rows != (expected := task.rows[task.test_files[name]]):
+            print(
+                f"warning: {path} has {rows} predictions; GLUE's test set has {expected} rows",
+                file=sys.stderr,
+            )
     missing = [name for name in SUBMISSION_FILES if name not in found]
     if missing:
         print(
@@ -65,6 +73,10 @@ def find_predictions(folders: Iterable[Path]) -> dict[str, Path]:
     return found
 
 
+def _task_of(name: str) -> Task:
+    return next(task for task in DOWNLOADABLE.values() if name in task.test_files)
+
+
 def _check_rows(path: Path) -> None:
     """Raise UserError unless a file has the rows 0, 1, ... and predictions of its task."""
     lines = path.read_bytes().decode(errors="replace").split("\n")
@@ -72,13 +84,7 @@ def _check_rows(path: Path) -> None:
         raise UserError(f"{path}, line 1: the header is not index, prediction")
     if lines.pop() or len(lines) == 1:
         raise UserError(f"{path}, line {len(lines) + 1}: the file was cut off")
-    task = next(task for task in DOWNLOADABLE.values() if path.stem in task.test_files)
-    rows = task.rows[task.test_files[path.stem]]
-    if len(lines) - 1 != rows:
-        print(
-            f"warning: {path} has {len(lines) - 1} predictions, GLUE's test set has {rows} rows",
-            file=sys.stderr,
-        )
+    task = _task_of(path.stem)
     for index, line in enumerate(lines[1:]):
         number, _, prediction = line.partition("\t")
         if number != str(index) or not _is_prediction(prediction, task):
