@@ -23,7 +23,7 @@ from bert.errors import UserError
 from finetuning.data.tasks import Task, task_from_config
 from finetuning.output import Input, Target, file_target, open_stream, refuse_appending
 from finetuning.results.partial import fingerprint, partial_output, partial_path
-from finetuning.results.prediction_rows import OutputFormat
+from finetuning.results.predictions import OutputFormat
 from finetuning.results.texts import InputRow, argument_row, file_rows, line_rows
 from finetuning.training.evaluation import predict
 from finetuning.training.workers import Workers

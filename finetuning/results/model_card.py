@@ -10,8 +10,8 @@ from bert.files import read_json, write_text
 from finetuning.results.export_formats import FORMATS, Format
 
 # Tells a card from a README of the user's own, which is never written over.
-_EXPORT_MARK = "<!-- Written by export_classifier.py, which may replace this folder. -->"
 _MARK = "<!-- Written by finetune_classifier.py, and written again with each run. -->"
+_EXPORT_MARK = "<!-- Written by export_classifier.py, which may replace this folder. -->"
 
 
 def write(output_dir: Path, results: dict, warn: Callable[[str], None]) -> bool:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from bert.errors import UserError
 from finetuning.data.tasks import TASKS, own_task
 from finetuning.results.inference import Writer
-from finetuning.results.prediction_rows import OutputFormat
+from finetuning.results.predictions import OutputFormat
 from finetuning.results.texts import file_rows, line_rows
 
 SINGLE = own_task("text", None, "label", regression=False, labels=("no", "yes"))
