@@ -90,17 +90,14 @@ def test_a_calibrated_models_card():
     assert "| temperature | 1.5000 |" in card and "predict.py applies it" in card
 
 
-def test_only_a_card_is_written_over_or_removed(tmp_path):
+def test_only_a_card_is_written_over(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     warnings = []
     for _ in range(2):
-        model_card.write(tmp_path, RESULTS, warnings.append)
+        assert model_card.write(tmp_path, RESULTS, warnings.append)
     assert (tmp_path / "README.md").exists() and not warnings
-    model_card.remove(tmp_path)
-    assert not (tmp_path / "README.md").exists()
     (tmp_path / "README.md").write_text("# My project\n")
-    model_card.write(tmp_path, RESULTS, warnings.append)
-    model_card.remove(tmp_path)
+    assert not model_card.write(tmp_path, RESULTS, warnings.append)
     assert (tmp_path / "README.md").read_text() == "# My project\n"
     (sentence,) = warnings
     assert sentence.startswith("warning") and "left as it is" in sentence
