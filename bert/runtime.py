@@ -12,6 +12,7 @@ import ctypes
 import importlib
 import os
 import platform
+import runpy
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -278,6 +279,4 @@ def why_no_gpu() -> str | None:
 
 
 if __name__ == "__main__":
-    from bert.diagnose import main
-
-    sys.exit(main())
+    runpy.run_module("bert.diagnose", run_name="__main__")

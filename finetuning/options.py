@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import sys
 from dataclasses import dataclass, field, replace
@@ -27,12 +26,11 @@ from finetuning.flags import (
     switch,
     tables,
 )
+from finetuning.training.record import recorded_flags
 
 # How often a run is saved within an epoch unless --checkpoint_steps says otherwise.
 CHECKPOINT_SECONDS = 300
 _OUTPUT_DIR = Path("output_dir")
-# The record of what a run has written into its folder, and of its flags.
-RECORD = "run.json"
 
 _COUNT, _SEED = number(int, 1), number(int, 0)
 _POSITIVE = number(float, 0, open_low=True)
@@ -241,80 +239,50 @@ def _same_columns(options: Options) -> bool:
 _FILES = "train_file dev_file test_file"
 _DEV = {"dev_file", "dev_fraction", "folds"}
 
+# fmt: off
 RULES: tuple[Rule[Options], ...] = (
     Rule("only_inference", needs="model_parameters"),
-    Rule(
-        "only_inference",
-        "--only_inference does not train",
-        excludes="train_file resume overwrite seeds",
-    ),
-    Rule(
-        lambda o: o.only_inference and bool({"predict_test", "test_file"} & o.given),
-        "predicting with --only_inference",
-        needs="output_dir",
-    ),
+    Rule("only_inference", "--only_inference does not train",
+        excludes="train_file resume overwrite seeds"),
+    Rule(lambda o: o.only_inference and bool({"predict_test", "test_file"} & o.given),
+        "predicting with --only_inference", needs="output_dir"),
     Rule(_FILES, "--task_name is for GLUE's files", excludes="task_name"),
     Rule(_FILES, "--predict_test is for GLUE's test files", excludes="predict_test"),
     Rule("text_a_column text_b_column label_column regression", needs=_FILES),
     Rule(_same_columns, "the columns of texts and label must be different ones"),
     Rule("dev_fraction folds", needs="train_file"),
     Rule("dev_file test_file", needs="train_file only_inference"),
-    Rule(
-        lambda o: o.train_file is not None and len(_DEV & o.given) != 1,
+    Rule(lambda o: o.train_file is not None and len(_DEV & o.given) != 1,
         "pass exactly one of --dev_file, --dev_fraction and --folds with --train_file (e.g. "
-        "--dev_fraction 0.1)",
-    ),
+        "--dev_fraction 0.1)"),
     Rule("folds", "--folds leaves no single model that could predict", excludes="test_file"),
-    Rule(
-        "folds",
-        "--folds evaluates on rows that this model saw",
-        excludes="model_parameters",
-    ),
+    Rule("folds", "--folds evaluates on rows that this model saw", excludes="model_parameters"),
     Rule("regression", "--regression has no labels to weight", excludes="class_weights"),
-    Rule(
-        "calibrate",
-        "--calibrate is for the training of a classifier",
-        excludes="only_inference regression",
-    ),
-    Rule(
-        "model_parameters",
-        "--model_parameters already holds the pretrained weights",
-        excludes="pretrained_bert_parameters",
-    ),
-    Rule(
-        lambda o: _is_folder(o, "bert_model"),
+    Rule("calibrate", "--calibrate is for the training of a classifier",
+        excludes="only_inference regression"),
+    Rule("model_parameters", "--model_parameters already holds the pretrained weights",
+        excludes="pretrained_bert_parameters"),
+    Rule(lambda o: _is_folder(o, "bert_model"),
         "--bert_model is a folder, which holds all that is needed",
-        excludes="bert_dataset pretrained_bert_parameters model_parameters revision",
-    ),
-    Rule(
-        lambda o: _is_folder(o, "pretrained_bert_parameters"),
+        excludes="bert_dataset pretrained_bert_parameters model_parameters revision"),
+    Rule(lambda o: _is_folder(o, "pretrained_bert_parameters"),
         "--pretrained_bert_parameters is a folder, which holds all that is needed",
-        excludes="bert_model bert_dataset",
-    ),
+        excludes="bert_model bert_dataset"),
     Rule(lambda o: "/" in o.bert_model, "--bert_model is a repository", excludes="bert_dataset"),
-    Rule(
-        "revision",
-        "--revision is for models from the Hugging Face Hub",
-        excludes="pretrained_bert_parameters model_parameters",
-    ),
+    Rule("revision", "--revision is for models from the Hugging Face Hub",
+        excludes="pretrained_bert_parameters model_parameters"),
     Rule("resume", "--resume continues a run, --overwrite deletes it", excludes="overwrite"),
     Rule("seeds", "--seeds trains once per seed", excludes="seed folds"),
-    Rule(
-        lambda o: bool(o.tensorboard) and _missing("tensorboard"),
-        "--tensorboard: TensorBoard is not installed; run pip install tensorboard",
-    ),
+    Rule(lambda o: bool(o.tensorboard) and _missing("tensorboard"),
+        "--tensorboard: TensorBoard is not installed; run pip install tensorboard"),
     Rule(lambda o: o.dtype == "float16", "--dtype float16 (on a CPU, use bfloat16)", needs="gpu"),
     Rule(lambda o: o.dtype == "bfloat16", "--dtype bfloat16 is for CPUs", excludes="gpu"),
-    Rule(
-        lambda o: o.comm_backend == "horovod" and _missing("horovod"),
-        "--comm_backend horovod: Horovod is not installed; run make setup-distributed",
-    ),
-    Rule(
-        lambda o: o.comm_backend == "horovod",
-        "--comm_backend horovod trains one model",
-        excludes="seeds folds check",
-    ),
+    Rule(lambda o: o.comm_backend == "horovod" and _missing("horovod"),
+        "--comm_backend horovod: Horovod is not installed; run make setup-distributed"),
+    Rule(lambda o: o.comm_backend == "horovod", "--comm_backend horovod trains one model",
+        excludes="seeds folds check"),
 )
+# fmt: on
 
 # Flags of gluonnlp's script of the same name that change nothing here: they are accepted.
 NEEDLESS = dict.fromkeys(
@@ -349,7 +317,7 @@ def parse(description: str | None, argv: list[str] | None = None) -> Options:
     values = parser.read(argv)
     if values.get("resume"):
         # A run knows its flags; those on this command line come later and so count.
-        argv = _recorded_flags(values.get("output_dir", _OUTPUT_DIR)) + argv
+        argv = recorded_flags(values.get("output_dir", _OUTPUT_DIR)) + argv
         values = parser.read(argv)
     for name in values.keys() & ELSEWHERE:
         parser.error(f"--{name} is a flag of gluonnlp's script: here, {ELSEWHERE[name]}")
@@ -362,15 +330,6 @@ def parse(description: str | None, argv: list[str] | None = None) -> Options:
         if complaint := rule.complaint(options, options.given):
             parser.error(complaint)
     return _settled(options)
-
-
-def _recorded_flags(folder: Path) -> list[str]:
-    """Return the flags that the run in a folder was started with; none if there is no run."""
-    try:
-        argv = json.loads((folder / RECORD).read_text(encoding="utf-8"))["argv"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-    return argv if isinstance(argv, list) and all(isinstance(x, str) for x in argv) else []
 
 
 def _settled(options: Options) -> Options:

@@ -25,9 +25,10 @@ from finetuning.results.predictions import confident_text, labels_of, logits_of
 from finetuning.training import repeats
 from finetuning.training.check import try_longest_batch
 from finetuning.training.evaluation import Evaluation, predict_test
-from finetuning.training.folder import RESULT_FILES, begin, claim, locked
+from finetuning.training.folder import begin, claim, locked
 from finetuning.training.folder import check as folder_check
 from finetuning.training.loop import train
+from finetuning.training.record import RESULT_FILES
 from finetuning.training.run import Run
 from finetuning.training.start import new_classifier
 from finetuning.training.workers import Workers, open_workers

@@ -7,79 +7,25 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 from bert.errors import UserError
 from bert.files import read_json, write_json
 from finetuning.console import log
-from finetuning.options import RECORD, Options
+from finetuning.options import Options
+from finetuning.training.record import (
+    KINDS,
+    NAMES,
+    PARTS,
+    RECORD,
+    RESULT_FILES,
+    Record,
+    read_record,
+)
 
-KINDS = {"single": "a run", "seeds": "the runs of --seeds", "folds": "the runs of --folds"}
-# Files that a run writes and no other program is expected to have in the same folder.
-RESULT_FILES = (
-    "config.json",
-    "vocab.txt",
-    "model.params",
-    "dev_predictions.tsv",
-    "dev_predictions_mm.tsv",
-    "dev_mistakes.tsv",
-    "dev_examples.params",
-    "metrics.json",
-)
-# All that a run may write. A record is read from a file, so no other name is taken from it.
-_NAMES = re.compile(
-    "|".join(map(re.escape, RESULT_FILES))
-    + r"|eval_metrics\.json|test_predictions\.tsv|skipped_rows\.tsv|README\.md"
-    r"|predictions/[A-Za-z0-9-]+\.tsv|checkpoint-\d+\.params|events\.out\.tfevents\.[\w.-]+"
-)
-_PARTS = re.compile(r"(seed-|fold_)\d+")
 # The temporary names of bert.files.replacing for files of a run.
 _HALF_WRITTEN = re.compile(r"\.[a-z_0-9-]+\.(params|json|tsv|txt)\.\d+\.tmp")
-
-
-@dataclass
-class Record:
-    """What a run has written into its folder.
-
-    Attributes
-    ----------
-    kind : str
-        One of :data:`KINDS`.
-    argv : list of str
-        The flags that the run was started with.
-    files : list of str
-        Paths relative to the folder. ``train.log`` is not among them: it is kept.
-    parts : list of str
-        Folders of runs in it: one per seed or fold.
-    finished : dict or None
-        The identity of the run (see :meth:`Run.identity`), once it has finished.
-    """
-
-    kind: str
-    argv: list[str] = field(default_factory=list)
-    files: list[str] = field(default_factory=list)
-    parts: list[str] = field(default_factory=list)
-    finished: dict | None = None
-
-
-def read_record(folder: Path) -> Record | None:
-    """Return a folder's record, or None if it has none; UserError if it is damaged."""
-    path = folder / RECORD
-    if not path.is_file():
-        return None
-    content = read_json(path)
-    try:
-        record = Record(**content)
-        whole = record.kind in KINDS and all(map(_NAMES.fullmatch, record.files))
-        whole = whole and all(map(_PARTS.fullmatch, record.parts))
-        whole = whole and all(isinstance(text, str) for text in record.argv)
-        whole = whole and isinstance(record.finished, (dict, type(None)))
-    except TypeError:
-        whole = False
-    if not whole:
-        raise UserError(f"{path} is not the record of a run: choose another --output_dir")
-    return record
 
 
 def find_run(folder: Path) -> Record | None:
@@ -87,10 +33,10 @@ def find_run(folder: Path) -> Record | None:
     record = read_record(folder)
     if record or not folder.is_dir():
         return record
-    parts = [path for path in folder.iterdir() if _PARTS.fullmatch(path.name)]
+    parts = [path for path in folder.iterdir() if PARTS.fullmatch(path.name)]
     if _is_old_run(folder) or any(map(_is_old_run, parts)):
         names = [path.name for path in folder.iterdir() if path.is_file()]
-        files = [name for name in names if _NAMES.fullmatch(name) and name != "README.md"]
+        files = [name for name in names if NAMES.fullmatch(name) and name != "README.md"]
         kind = parts[0].name.partition("-")[0].partition("_")[0] if parts else ""
         kinds = {"seed": "seeds", "fold": "folds"}
         return Record(kinds.get(kind, "single"), files=files, parts=[path.name for path in parts])
@@ -111,8 +57,8 @@ def claim(folder: Path, *names: str) -> None:
     record = read_record(folder) or Record("single")
     new = [name for name in names if name not in record.files and name not in record.parts]
     if new:
-        record.parts += filter(_PARTS.fullmatch, new)
-        record.files += filter(_NAMES.fullmatch, new)
+        record.parts += filter(PARTS.fullmatch, new)
+        record.files += filter(NAMES.fullmatch, new)
         write_json(folder / RECORD, asdict(record))
 
 

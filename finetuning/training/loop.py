@@ -16,8 +16,9 @@ from finetuning.results.predictions import logits_of, mistakes_text
 from finetuning.results.tensorboard_events import EventFile
 from finetuning.training import checkpoint
 from finetuning.training.evaluation import Evaluation
-from finetuning.training.folder import claim, read_record
+from finetuning.training.folder import claim
 from finetuning.training.losses import loss_for
+from finetuning.training.record import read_record
 from finetuning.training.run import Run
 from finetuning.training.state import RunState
 from finetuning.training.trainer import Progress, Trainer
