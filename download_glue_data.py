@@ -15,9 +15,9 @@ wrong; 130 interrupted.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
+from bert import terminal
 from bert.errors import UserError
 from finetuning.data.tasks import DOWNLOADABLE, TASKS, Task, find_task
 from finetuning.parser import Parser
@@ -29,7 +29,8 @@ def main(argv: list[str] | None = None) -> int:
 
     downloader = Downloader(args.data_dir, args.mirror, args.path_to_mrpc)
     if args.dry_run:
-        print("\n".join(map(downloader.plan, args.tasks)))
+        for task in args.tasks:
+            terminal.say(terminal.shown(downloader.plan(task)))
         return 0
     return download_tasks("download_glue_data.py", args.tasks, downloader)
 
@@ -91,4 +92,4 @@ def address(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    terminal.start(main)

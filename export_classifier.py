@@ -19,9 +19,8 @@ written; 2 a flag or file is wrong; 130 interrupted.
 from __future__ import annotations
 
 import argparse
-import sys
 
-from bert import runtime
+from bert import runtime, terminal
 from finetuning import command
 from finetuning.parser import Parser, add_num_threads, count, require
 from finetuning.results.export_formats import FORMATS, described
@@ -78,4 +77,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    terminal.start(main)

@@ -17,9 +17,7 @@ interrupted.
 
 from __future__ import annotations
 
-import sys
-
-from bert import runtime
+from bert import runtime, terminal
 from finetuning import command, signals
 from finetuning.options import parse
 
@@ -27,9 +25,9 @@ from finetuning.options import parse
 def main(argv: list[str] | None = None) -> int:
     """Parse the flags, load MXNet with its threads set, and train; returns the exit code."""
     options = parse(__doc__, argv)
-    runtime.prepare(options.num_threads, options.dtype == "bfloat16")
 
     def work() -> None:
+        runtime.prepare(options.num_threads, options.dtype == "bfloat16")
         from finetuning.training.finetune import finetune
 
         finetune(options)
@@ -38,5 +36,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    terminal.open_streams()  # before anything else gets their descriptors
     signals.listen()
-    sys.exit(main())
+    terminal.start(main)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 
-from bert import runtime
+from bert import runtime, terminal
 from bert.errors import RunError, UserError
 from finetuning import command
 
@@ -35,4 +35,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command.run("horovodrun.py", main))
+    terminal.start(lambda: command.run("horovodrun.py", main))

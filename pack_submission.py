@@ -11,9 +11,9 @@ Exit codes: 0 success; 1 the file cannot be written; 2 a flag or file is wrong.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
+from bert import terminal
 from finetuning import command
 from finetuning.parser import Parser
 
@@ -43,4 +43,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    terminal.start(main)

@@ -33,9 +33,8 @@ Exit codes: 0 success (also if the reader closes the pipe); 1 the run failed;
 from __future__ import annotations
 
 import argparse
-import sys
 
-from bert import runtime
+from bert import runtime, terminal
 from finetuning import command
 from finetuning.parser import Parser, add_num_threads, count
 
@@ -110,4 +109,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    terminal.start(main)

@@ -33,6 +33,7 @@ from pathlib import Path
 from bert import runtime
 from bert.errors import UserError
 from bert.files import replacing
+from bert.terminal import say, shown, start
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -68,10 +69,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         convert(args)
     except UserError as error:
-        print(f"bert.convert: {error}", file=sys.stderr)
+        say(shown(f"bert.convert: {error}"), sys.stderr)
         return 2
     except OSError as error:
-        print(f"bert.convert: {error}", file=sys.stderr)
+        say(shown(f"bert.convert: {error}"), sys.stderr)
         return 1
     return 0
 
@@ -88,8 +89,8 @@ def convert(args: argparse.Namespace) -> None:
     with replacing(dst) as folder:
         folder.mkdir()
         write(folder, *model)
-    print(f"written to {dst}: {', '.join(sorted(file.name for file in dst.iterdir()))}")
+    say(shown(f"written to {dst}: {', '.join(sorted(file.name for file in dst.iterdir()))}"))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main)

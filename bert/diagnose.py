@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from importlib import metadata
 
 from bert import libraries, runtime
+from bert.terminal import say, shown, start
 
 _QUERY = "index,name,memory.total,compute_cap"
 
@@ -165,9 +166,9 @@ def main(argv: list[str] | None = None) -> int:
         "missing.",
     )
     parser.parse_args(argv)
-    print(diagnosis())
+    say(shown(diagnosis(), 20_000, keep="\n"))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main)

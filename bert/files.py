@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,23 @@ class SaveError(OSError):
 
     def __str__(self) -> str:
         return f"cannot write {self.filename}: {self.strerror}; what was there before is unchanged"
+
+
+def mxnet_home() -> Path | None:
+    """Return MXNet's folder, ``$MXNET_HOME`` or ``~/.mxnet``; None for a user without a home."""
+    named = os.environ.get("MXNET_HOME")
+    try:
+        return Path(named).expanduser() if named else Path.home() / ".mxnet"
+    except RuntimeError:  # HOME is not set, and the user is not in /etc/passwd
+        return None
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder that nobody else can write to; PermissionError if it is there and they can."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    status = folder.stat()
+    if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError(f"{folder} can be written by somebody else")
 
 
 @contextmanager

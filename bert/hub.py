@@ -9,13 +9,25 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import re
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
-import huggingface_hub
-from huggingface_hub import errors
-
 from bert.errors import UserError
+from bert.files import make_private
+
+try:
+    Path.home()
+except RuntimeError:  # without a home, huggingface_hub would make a folder named "~" right here
+    with suppress(OSError):
+        _folder = Path(tempfile.gettempdir(), f"huggingface-{os.getuid()}")
+        make_private(_folder)
+        os.environ.setdefault("HF_HOME", str(_folder))
+
+import huggingface_hub  # it reads HF_HOME while it is imported
+from huggingface_hub import errors
 
 
 def download(repository: str, filename: str, revision: str | None = None) -> Path | None:
@@ -114,5 +126,7 @@ def _reason(error: Exception, revision: str | None) -> str:
             )
         case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG):
             return "the disk is full: make room, or set HF_HOME to a folder on another disk"
+    if "home directory" in str(error):  # huggingface_hub's RuntimeError
+        return "there is neither a home folder nor a temporary one: set HF_HOME to a folder"
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -18,7 +18,7 @@ import numpy as np
 from bert import hub, zoo
 from bert.config import BERTConfig
 from bert.errors import UserError
-from bert.files import read_json, replacing
+from bert.files import mxnet_home, read_json, replacing
 from bert.huggingface import config_from_huggingface, gluon_names, read_safetensors
 from bert.modeling import INITIALIZER_RANGE, BERTModel
 from bert.parameters import read_params, set_parameters, write_params
@@ -176,14 +176,14 @@ def read_weights(pretrained: Pretrained, root: str | Path | None = None) -> dict
             for name, array in read_params(weights).items()
             if not name.startswith(heads)
         }
-    if pretrained.repository is None:
+    home = mxnet_home()
+    folder = Path(root) if root else home / "models" if home else None
+    if pretrained.repository is None or folder is None:
         return gluon_names(read_safetensors(weights), config, weights)
-    home = Path(os.environ.get("MXNET_HOME", "~/.mxnet")).expanduser()
-    folder = Path(root) if root else home / "models"
     name = pretrained.repository.replace("/", "--")
     checksum = hub.published_checksum(weights, pretrained.repository, pretrained.revision)
     path = folder / f"{name}-{checksum[:16]}.params"
-    if path.is_file():
+    if os.access(path, os.R_OK):
         try:
             return read_params(path)
         except UserError as error:

@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 
 from bert import libraries
+from bert.terminal import say, shown
 
 _CPU_TOPOLOGY = Path("/sys/devices/system/cpu")
 _ARCH_PRCTL = 158  # the system call's number on x86-64
@@ -111,7 +112,7 @@ def prepare(num_threads: int | None = None, bfloat16: bool = False) -> int:
     """
     if num_threads is None:
         asked = os.environ.get("OMP_NUM_THREADS", "")
-        num_threads = int(asked) if asked.isdigit() and int(asked) > 0 else physical_cores()
+        num_threads = int(asked) if asked.isdecimal() and int(asked) > 0 else physical_cores()
     num_threads = max(1, num_threads // int(os.environ.get("HOROVOD_LOCAL_SIZE", 1)))
     os.environ["OMP_NUM_THREADS"] = str(num_threads)
     # MXNet would warn of every sparse operation that it computes densely.
@@ -127,16 +128,16 @@ def prepare(num_threads: int | None = None, bfloat16: bool = False) -> int:
         load_cuda_libraries()
         _require_driver()
     if complaint := libraries.complete():
-        print(complaint, file=sys.stderr)
+        say(shown(complaint), sys.stderr)
         raise SystemExit(2)
     try:
         import_mxnet()
     except ModuleNotFoundError as error:
-        print(
+        say(
             f"the Python package {error.name} is not installed: run `make setup` and use "
-            f".venv/bin/python, or run `{sys.executable} -m pip install --no-deps -r "
+            f".venv/bin/python, or run `{shown(sys.executable)} -m pip install --no-deps -r "
             "requirements.lock`",
-            file=sys.stderr,
+            sys.stderr,
         )
         raise SystemExit(2) from None
     return num_threads
@@ -252,10 +253,10 @@ def _require_driver() -> None:
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:
-        print(
+        say(
             "MXNet's wheel for GPUs is installed, but this machine has no NVIDIA driver "
             "(libcuda.so.1): install the driver, or the wheel for CPUs (make setup)",
-            file=sys.stderr,
+            sys.stderr,
         )
         raise SystemExit(2) from None
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.util
-import sys
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 from bert import hub
 from bert.config import BERTConfig, parameter_shapes
 from bert.errors import UserError
+from bert.terminal import say, start
 
 DEFAULT_DATASET = "book_corpus_wiki_en_uncased"
 WEIGHTS = "model.safetensors"
@@ -139,9 +139,9 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m bert.zoo", description="Print the table of pretrained models."
     )
     parser.parse_args(argv)
-    print(table())
+    say(table())
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main)

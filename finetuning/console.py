@@ -12,23 +12,37 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from bert.terminal import say, shown
+
 if TYPE_CHECKING:  # to print a sentence must not load MXNet
     from finetuning.training.trainer import Progress
 
 log = logging.getLogger("finetune")
 # Tables wider than a common terminal would wrap into nonsense.
 _COLUMNS = 80
+# Characters; what is longer loses its middle.
+_LONGEST_CELL, _LONGEST_LINE, _LONGEST_TABLE = 60, 2000, 100_000
 
 
 class _Screen(logging.Handler):
     """Prints on standard output above a progress bar."""
 
     def emit(self, record):
-        try:
-            tqdm.write(self.format(record), file=sys.stdout)
-            sys.stdout.flush()
-        except OSError:
-            self.handleError(record)
+        say(self.format(record))
+
+
+class _Shown(logging.Formatter):
+    """Makes other people's text visible.
+
+    A message is one line, unless it begins with an empty one or its record has ``lines``: then it
+    was put together from parts of one line each, such as the cells of a table.
+    """
+
+    def formatMessage(self, record):
+        lines = record.message.startswith("\n") or getattr(record, "lines", False)
+        keep = "\n" if lines else ""
+        record.message = shown(record.message, _LONGEST_TABLE if keep else _LONGEST_LINE, keep)
+        return super().formatMessage(record)
 
 
 def start_logging(log_file: Path | None) -> None:
@@ -41,10 +55,11 @@ def start_logging(log_file: Path | None) -> None:
     logging.raiseExceptions = False  # a log that cannot be written does not stop a run
     screen = _Screen()
     screen.setLevel(logging.INFO)
+    screen.setFormatter(_Shown())
     log.addHandler(screen)
     if log_file:
         file = logging.FileHandler(log_file, encoding="utf-8", delay=True)
-        file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        file.setFormatter(_Shown("%(asctime)s %(message)s"))
         log.addHandler(file)
 
 
@@ -103,13 +118,14 @@ def log_header(title: str, text: str) -> None:
         break_long_words=False,
         break_on_hyphens=False,
     )
-    log.info(layout.fill(text))
+    log.info(layout.fill(shown(text, _LONGEST_LINE)), extra={"lines": True})
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Return rows as text in aligned columns; floats with four decimals."""
-    cells = [list(header)] + [
-        [f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows
+    cells = [
+        [f"{x:.4f}" if isinstance(x, float) else shown(x, _LONGEST_CELL) for x in row]
+        for row in (header, *rows)
     ]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [

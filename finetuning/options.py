@@ -14,6 +14,7 @@ from typing import Any
 
 from bert import __version__
 from bert.errors import UserError
+from bert.terminal import say
 from finetuning.data.tasks import OWN_DATA, TASKS, find_task
 from finetuning.flags import (
     OptionsParser,
@@ -322,7 +323,7 @@ def parse(description: str | None, argv: list[str] | None = None) -> Options:
     for name in values.keys() & ELSEWHERE:
         parser.error(f"--{name} is a flag of gluonnlp's script: here, {ELSEWHERE[name]}")
     for name in values.keys() & NEEDLESS:
-        print(f"{parser.prog}: note: --{name} is not needed: {NEEDLESS[name]}", file=sys.stderr)
+        say(f"{parser.prog}: note: --{name} is not needed: {NEEDLESS[name]}", sys.stderr)
         del values[name]
     kept = tuple(text for text in argv if text not in ("--resume", "--overwrite"))
     options = Options(**values, given=frozenset(values), argv=kept)

@@ -56,7 +56,11 @@ def file_target(output: Path, inputs: Iterable[Input] = (), overwrite: bool = Fa
     if stat.S_ISDIR(status.st_mode):
         raise RunError(f"cannot write {output}: it is a folder")
     _refuse_inputs(output, status, inputs)
-    if _descriptor(output) is not None:
+    number = _descriptor(output)
+    if number is not None:
+        # A stream that was closed at the start is now /dev/null.
+        if {1: sys.__stdout__, 2: sys.__stderr__}.get(number, output) is None:
+            raise RunError(f"cannot write {output}: it is closed")
         return Target(output, stream=True)
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)):
         return Target(output, stream=True)

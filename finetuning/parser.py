@@ -10,6 +10,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
+from bert.terminal import shown
+
 # As wide as the terminal, up to so many columns.
 _WIDEST_HELP = 100
 
@@ -56,7 +58,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         message = message.removeprefix("argument ").replace(": must be ", " must be ", 1)
-        self.exit(2, f"{self.prog}: {message} (--help lists the flags)\n")
+        self.exit(2, shown(f"{self.prog}: {message} (--help lists the flags)") + "\n")
 
 
 class _Help(argparse.HelpFormatter):

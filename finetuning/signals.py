@@ -12,7 +12,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 # Ctrl-C, kill, a closed terminal or ssh session, and Slurm's warning before a time limit.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
@@ -83,4 +83,5 @@ def _watch(reader: socket.socket) -> None:
         _received = signum
         name = signal.Signals(signum).name
         sentence = f"{name}: saving after this update (a second signal quits without saving)"
-        os.write(2, f"\n{sentence}\n".encode())
+        with suppress(OSError):  # the terminal is gone
+            os.write(2, f"\n{sentence}\n".encode())

@@ -50,15 +50,16 @@ import os
 import platform
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from bert import runtime
+from bert.files import make_private, mxnet_home
+from bert.terminal import say
 
 OPERATORS = (
     "bert_embedding",
@@ -91,6 +92,10 @@ class NativeUnavailable(RuntimeError):
     """The fused operators are unavailable; the message says why, in one sentence."""
 
 
+class _BuildFailed(NativeUnavailable):
+    """The compiler reports an error; another folder may help."""
+
+
 def load() -> str:
     """Load the fused operators into MXNet; compile them first if the cache lacks them.
 
@@ -110,13 +115,15 @@ def load() -> str:
         import mxnet
 
         key, command = _plan(mxnet)
-        failure = None
+        failure = "there is no folder to build the fused operators in: set MXNET_HOME to one"
         for folder in _cache_folders():
             try:
                 _load_library(_find_or_build(folder, key, command))
                 break
             except OSError as error:
                 failure = f"there is no folder to build the fused operators in ({error})"
+            except _BuildFailed as error:  # perhaps because this folder is full
+                failure = str(error)
             except mxnet.MXNetError as error:  # such as a folder that is mounted noexec
                 reason = str(error).strip().splitlines()[-1]
                 failure = f"MXNet does not load the fused operators: {reason}"
@@ -191,17 +198,14 @@ def _cpu() -> str:
 
 def _cache_folders() -> Iterator[Path]:
     """MXNet's own folder, and a temporary one if that cannot be used."""
-    with contextlib.suppress(RuntimeError):  # a user without a home, as in some containers
-        yield Path(os.environ.get("MXNET_HOME") or Path.home() / ".mxnet") / "native"
-    yield Path(tempfile.gettempdir()) / f"mxnet-native-{os.getuid()}"
+    if home := mxnet_home():
+        yield home / "native"
+    with contextlib.suppress(OSError):  # there is no temporary folder either
+        yield Path(tempfile.gettempdir()) / f"mxnet-native-{os.getuid()}"
 
 
 def _find_or_build(folder: Path, key: str, command: list[str]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    # Whoever can write there decides what is loaded, so it must be nobody else.
-    status = folder.stat()
-    if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise PermissionError(f"{folder} can be written by somebody else")
+    make_private(folder)  # whoever can write there decides what is loaded
     library = folder / f"bert-{key}.so"
     with contextlib.suppress(OSError):
         os.utime(library)  # the time of its last use, for _clean
@@ -235,16 +239,16 @@ def _is_whole(library: Path) -> bool:
 
 
 def _build(command: list[str], scratch: Path, library: Path) -> None:
-    print("compiling the CPU operators (about 15 s; cached for later runs)", file=sys.stderr)
+    say("compiling the CPU operators (about 15 s; cached for later runs)", sys.stderr)
     built = scratch / library.name
     try:
-        _run([*command, "-o", str(built)], _BUILD_SECONDS)
+        _run([*command, "-o", str(built)], _BUILD_SECONDS, {"TMPDIR": str(scratch)})
     except subprocess.TimeoutExpired:
         raise NativeUnavailable(f"the C++ compiler took over {_BUILD_SECONDS} s") from None
     except subprocess.CalledProcessError as error:
         lines = error.stderr.strip().splitlines() or ["no message"]
         complaint = next((line for line in lines if "error: " in line), lines[0])
-        raise NativeUnavailable(f"the C++ compiler failed: {complaint}") from None
+        raise _BuildFailed(f"the C++ compiler failed: {complaint}") from None
     checksum = scratch / "sha256"
     checksum.write_text(hashlib.sha256(built.read_bytes()).hexdigest())
     # Two processes that build at once rename the same content; either order leaves a complete
@@ -253,7 +257,7 @@ def _build(command: list[str], scratch: Path, library: Path) -> None:
     checksum.replace(library.with_suffix(".sha256"))
 
 
-def _run(command: list[str], seconds: float) -> str:
+def _run(command: list[str], seconds: float, environment: Mapping[str, str] = {}) -> str:
     """Return a command's standard output; on a timeout its children are stopped with it.
 
     A compiler starts other processes, which ``subprocess.run`` would leave running.
@@ -265,6 +269,7 @@ def _run(command: list[str], seconds: float) -> str:
         text=True,
         errors="replace",
         start_new_session=True,
+        env={**os.environ, **environment},
     ) as process:
         try:
             output, complaints = process.communicate(timeout=seconds)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bert.terminal import shown
 from bert.tokenizer import BERTTokenizer
 from dataset import TokenizedExamples
 from finetuning.console import log, log_header
@@ -27,7 +28,7 @@ def log_bad_rows(rows: Sequence[BadRow]) -> None:
 
 def bad_rows_text(rows: Sequence[BadRow]) -> str:
     """Return the bad rows as TSV: file, line, problem."""
-    lines = ["file\tline\tproblem", *(f"{path}\t{line}\t{why}" for path, line, why in rows)]
+    lines = ["file\tline\tproblem", *("\t".join(map(shown, row)) for row in rows)]
     return "\n".join(lines) + "\n"
 
 

@@ -15,6 +15,7 @@ from bert.classifier import Classifier, load_classifier
 from bert.errors import RunError, UserError
 from bert.files import read_json, write_text
 from bert.parameters import read_params
+from bert.terminal import say, shown
 from dataset import DEV_EXAMPLES, TokenizedExamples, evaluation_batches, padded_batch
 from finetuning import console
 from finetuning.data.tasks import Task, task_from_config
@@ -51,7 +52,7 @@ def export(args: argparse.Namespace) -> None:
     model = load_classifier(args.model_dir)
     arguments = arguments_of(run)
     check = load_check(run, args, arguments)
-    print(f"comparing labels and logits of the run's {len(check.examples)} dev examples")
+    say(f"comparing labels and logits of the run's {len(check.examples)} dev examples")
     rows = [check.row("this project", check.logits, (run / "model.params").stat().st_size)]
     steps = [(args.format, format.write, _TOLERANCE)]
     if args.quantize and format.quantize:
@@ -71,8 +72,8 @@ def export(args: argparse.Namespace) -> None:
             rows.append(check.row(name, logits, _bytes_of_weights(folder)))
         card = model_card.export_text(model.config, arguments, format, [check.header, *rows])
         write_text(folder / "README.md", card)
-    print(console.table(check.header, rows))
-    print(f"written to {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
+    say(console.table(check.header, rows))
+    say(shown(f"written to {out}: {', '.join(sorted(path.name for path in out.iterdir()))}"))
 
 
 def is_export(folder: Path) -> bool:

@@ -55,7 +55,7 @@ def read_run(folder: Path) -> FinishedRun:
         mistakes = folder / "dev_mistakes.tsv"
         rows = mistakes.read_text(encoding="utf-8") if mistakes.exists() else ""
         return FinishedRun(
-            folder.name,
+            folder.resolve().name,
             {key: results[key] for key in _NEEDED},
             task.labels,
             _label_array(labels_of(text), task),

@@ -17,9 +17,10 @@ from scipy.special import softmax
 from tqdm import tqdm
 
 import dataset
-from bert import runtime
+from bert import runtime, terminal
 from bert.classifier import Classifier, load_classifier
-from bert.errors import UserError
+from bert.errors import RunError, UserError, reason
+from bert.terminal import say, shown
 from finetuning.data.tasks import Task, task_from_config
 from finetuning.output import Input, Target, file_target, open_stream, refuse_appending
 from finetuning.results.partial import fingerprint, partial_output, partial_path
@@ -42,19 +43,21 @@ def run(args: argparse.Namespace) -> None:
         rows = iter([argument_row(args.text_a, args.text_b)])
     elif args.input:
         rows = file_rows(Path(args.input), task, args.skip_bad_rows)
-    elif sys.stdin is None:
+    elif sys.__stdin__ is None:
         raise UserError("standard input is closed: pass --input or --text_a")
     else:
         rows = line_rows(sys.stdin.buffer, task)
     chunk = args.batch_size * (_BATCHES_PER_CHUNK if args.input else 1)
     answers_errors = args.skip_bad_rows or not (args.input or args.text_a is not None)
-    writer = Writer(predictor, OutputFormat(args.format, task, answers_errors), chunk)
+    on_terminal = not args.output and sys.stdout.isatty()
+    output = OutputFormat(args.format, task, answers_errors, on_terminal)
+    writer = Writer(predictor, output, chunk)
     write(target, rows, writer, args)
     if writer.unusable:
-        print(
+        say(
             f"warning: {writer.unusable} of {writer.rows} rows cannot be used: they are answered "
             'with "error"',
-            file=sys.stderr,
+            sys.stderr,
         )
 
 
@@ -67,7 +70,7 @@ def output_target(args: argparse.Namespace) -> Target | None:
         inputs.append(Path(args.input) if args.input else 0)
     if args.output:
         return file_target(Path(args.output), inputs, args.overwrite)
-    if sys.stdout is None:
+    if sys.__stdout__ is None:
         raise UserError("standard output is closed: pass --output")
     refuse_appending(inputs)
     return None
@@ -82,18 +85,16 @@ def write(
         return
     try:
         if target is None:
-            writer.write(sys.stdout.buffer, rows)
+            writer.write(terminal.data_output(), rows)
         else:
-            with open_stream(target.path) as file:
-                writer.write(file, rows)
-    except BrokenPipeError:
-        # The reader has read enough. Python must not flush to the closed pipe again at exit.
-        if target is None:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            with open_stream(target.path) as stream:
+                writer.write(stream, rows)
     except OSError as error:
-        raise OSError(
-            f"cannot write {args.output or 'standard output'}: {error.strerror}"
-        ) from None
+        if target is None:  # Python must not flush to it again at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), terminal.data_output().fileno())
+        if not isinstance(error, BrokenPipeError):  # the reader has read enough
+            where = args.output or "standard output"
+            raise RunError(f"cannot write {where}: {reason(error)}") from None
 
 
 @dataclass(frozen=True)
@@ -149,10 +150,8 @@ def load_predictor(args: argparse.Namespace) -> Predictor:
         raise UserError("this model takes pairs of texts: pass --text_b too")
     unavailable = model.compile(fused=not args.gpu)
     if unavailable:
-        print(
-            f"warning: fused operators unavailable ({unavailable}): prediction will be slower",
-            file=sys.stderr,
-        )
+        sentence = f"fused operators unavailable ({unavailable}): prediction will be slower"
+        say(shown(f"warning: {sentence}"), sys.stderr)
     return Predictor(model, task, Workers([ctx]), args.batch_size)
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bert import __version__
 from bert.files import read_json, write_text
+from bert.terminal import shown
 from finetuning.results.export_formats import FORMATS, Format
 
 # Tells a card from a README of the user's own, which is never written over.
+_LONGEST = 200  # characters of a label, a path and the like
 _MARK = "<!-- Written by finetune_classifier.py, and written again with each run. -->"
 _EXPORT_MARK = "<!-- Written by export_classifier.py, which may replace this folder. -->"
 
@@ -47,7 +50,7 @@ def text(config: dict, results: dict) -> str:
     best, arguments = results["best"], results["arguments"]
     columns = [config["text_a_column"], config["text_b_column"]]
     splits = [
-        [name, part["examples"], part["tokens"], part["truncated"]]
+        [_inline(name), part["examples"], part["tokens"], part["truncated"]]
         for name, part in results["data"].items()
     ]
     formats = [[f"`{name}`", format.reader] for name, format in FORMATS.items()]
@@ -60,9 +63,9 @@ tags: [bert, gluon]
 
 {_MARK}
 
-# BERT fine-tuned on {config["task_name"]}
+# BERT fine-tuned on {_inline(config["task_name"])}
 
-From {" and ".join(f"`{column}`" for column in columns if column is not None)} it predicts \
+From {" and ".join(_code(column) for column in columns if column is not None)} it predicts \
 {_prediction(config)}. The pretrained BERT was {_pretrained(config)} \
 ({config["num_hidden_layers"]} layers, {config["hidden_size"]} units, \
 {"lower-cased" if config["do_lower_case"] else "cased"} text, \
@@ -86,7 +89,7 @@ split, so these scores are slightly optimistic:
 
 {_table(["argument", "value"], _given(arguments))}
 
-{_table(["version", ""], [["this program", __version__], *results["environment"].items()])}
+{_table(["version", ""], [["this program", __version__], *_versions(results)])}
 
 ## How to load it
 
@@ -122,34 +125,59 @@ def _section(heading: str, table: str) -> str:
 
 def _given(arguments: dict) -> list[list]:
     return [
-        [f"`--{name}`", value]
+        [_code(f"--{name}"), _inline(value)]
         for name, value in arguments.items()
         if not (value is None or value is False or value == "")  # but 0, which equals False
     ]
 
 
+def _versions(results: dict) -> list[list]:
+    return [[_inline(name), _inline(value)] for name, value in results["environment"].items()]
+
+
 def _prediction(config: dict) -> str:
     regression = config["problem_type"] == "regression"
     what = "a number" if regression else f"one of {len(config['label2id'])} labels"
-    return f"{what} (`{config['label_column']}`)"
+    return f"{what} ({_code(config['label_column'])})"
 
 
 def _pretrained(config: dict) -> str:
     revision = config.get("bert_revision")
     names = (config["bert_model"], config["bert_dataset"], revision and f"revision {revision}")
-    return ", ".join(filter(None, names)) or "a local folder"
+    return ", ".join(_inline(name) for name in names if name) or "a local folder"
 
 
 def _per_class(config: dict, best: dict) -> str:
     rows = []
     for name, scores in best.get("per_class", {}).items():
-        shown = [f"{scores[kind]:.4f}" for kind in ("precision", "recall", "f1")]
-        rows.append([config["label2id"][name], f"`{name}`", *shown, scores["support"]])
+        numbers = [f"{scores[kind]:.4f}" for kind in ("precision", "recall", "f1")]
+        rows.append([config["label2id"][name], _code(name), *numbers, scores["support"]])
     return _table(["output", "label", "precision", "recall", "F1", "dev examples"], rows)
 
 
 def _numbers(header: str, values: dict[str, float]) -> str:
-    return _table([header, "value"], [[name, f"{value:.4f}"] for name, value in values.items()])
+    return _table(
+        [header, "value"], [[_inline(name), f"{value:.4f}"] for name, value in values.items()]
+    )
+
+
+# Punctuation by which text could become a link, a picture, HTML, or the end of a code span.
+_MARKUP = re.compile(r"[!-/:-@\[-`{-~]")
+_HARMLESS = re.compile(r"(?!www)[A-Za-z0-9][A-Za-z0-9_ .,()%+-]*")
+
+
+def _code(value: object) -> str:
+    """Return other people's text as Markdown code, which it cannot end."""
+    text = shown(value, _LONGEST)
+    if text.strip() == text != "" and not set(text) & set("`\\"):
+        return f"`{text}`"
+    return f"<code>{_MARKUP.sub(lambda found: f'&#{ord(found[0])};', text)}</code>"
+
+
+def _inline(value: object) -> str:
+    """Return words and numbers as they are, other text as code."""
+    text = str(value)
+    return text if len(text) <= _LONGEST and _HARMLESS.fullmatch(text) else _code(text)
 
 
 def _table(header: list[str], rows: Sequence[Sequence[object]]) -> str:
@@ -180,7 +208,7 @@ def export_text(config: dict, arguments: dict, format: Format, measured: list[li
         A header, and a row for the run and for each file of weights that was compared with it.
     """
     columns = [config["text_a_column"], config["text_b_column"]]
-    labels = [[output, f"`{name}`"] for name, output in config["label2id"].items()]
+    labels = [[output, _code(name)] for name, output in config["label2id"].items()]
     calibration = config.get("calibration", {})
     shown = [[f"{x:.4f}" if isinstance(x, float) else x for x in row] for row in measured]
     return f"""\

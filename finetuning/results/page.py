@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,11 +11,12 @@ from matplotlib.figure import Figure
 
 from bert.errors import RunError, UserError
 from bert.files import replacing
+from bert.terminal import say, shown
 from finetuning.output import folder_target
 from finetuning.results import pictures
 from finetuning.results.finished_run import FinishedRun, read_run, runs_in
 
-_PNG_DPI = 150
+_LONGEST_CELL = 5000  # characters
 _MOST_CONFUSIONS = 30
 # Tells a page of this program from a user's own.
 _MARK = '<meta name="generator" content="plot_runs.py">'
@@ -37,10 +37,14 @@ def write(folders: Sequence[str], output_dir: Path, overwrite: bool) -> None:
     runs = [read_run(path) for path in paths]
     _refuse_different_tasks(runs)
     best = max(runs, key=lambda run: run.score)
-    figures = pictures.draw(runs, best)
+    names = "".join(text for run in runs for text in (run.name, *run.labels))
+    families, drawable = pictures.fonts_for(names)
+    drawn = [pictures.with_names(run, drawable) for run in runs]
+    figures = pictures.draw(drawn, pictures.with_names(best, drawable), families)
+    pngs = {f"{name}.png": pictures.png(figure) for name, figure in figures.items()}
+    figures = pictures.draw([*map(pictures.with_names, runs)], pictures.with_names(best))
     # The page comes first: it marks the folder as ours.
-    files = {"index.html": page(runs, best, figures).encode()}
-    files |= {f"{name}.png": _png(figure) for name, figure in figures.items()}
+    files = {"index.html": page(runs, best, figures).encode(), **pngs}
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -50,7 +54,7 @@ def write(folders: Sequence[str], output_dir: Path, overwrite: bool) -> None:
             temporary.write_bytes(content)
     for name in _TITLES.keys() - figures.keys():
         (folder / f"{name}.png").unlink(missing_ok=True)
-    print(f"written to {output_dir}: {', '.join(files)}")
+    say(shown(f"written to {output_dir}: {', '.join(files)}"))
 
 
 def is_page(folder: Path) -> bool:
@@ -71,12 +75,6 @@ def _refuse_different_tasks(runs: list[FinishedRun]) -> None:
                     f"these runs are of different tasks: the {what} of {first.name} and {run.name} "
                     f"differ ({one}; {other}): draw them one by one"
                 )
-
-
-def _png(figure: Figure) -> bytes:
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=_PNG_DPI)
-    return content.getvalue()
 
 
 _TITLES = {
@@ -167,7 +165,7 @@ def _table_of_epochs(runs: list[FinishedRun]) -> str:
 
 
 def _text(value: object) -> str:
-    return html.escape(str(value))
+    return html.escape(shown(value, _LONGEST_CELL))
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[object]], id_: str = "") -> str:

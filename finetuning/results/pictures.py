@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import warnings
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy.special import softmax
 
+from bert.terminal import shown
 from finetuning.results import calibration
 from finetuning.results.finished_run import FinishedRun
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#777777"
-# Published dev results, drawn for comparison: (task, metric) -> (from, to, legend).
-PUBLISHED = {("MRPC", "accuracy"): (0.84, 0.88, "BERT base, as published: 0.84 to 0.88")}
+# Published dev results, drawn for comparison where task and numbers of examples are theirs:
+# (task, metric, train, dev) -> (from, to, legend).
+PUBLISHED = {("MRPC", "accuracy", 3668, 408): (0.84, 0.88, "BERT base, as published: 0.84 to 0.88")}
+_LONGEST_NAME = 40  # characters of a label or of a run's name
+_PNG_DPI = 150
 MOST_LABELS = 40  # in a confusion matrix that can be read
 _MOST_MEANS = 30  # a learning curve is smoothed to at most this many independent means
 STYLE: dict[Any, Any] = {
@@ -29,6 +38,8 @@ STYLE: dict[Any, Any] = {
     "grid.color": "#e5e5e5",
     "font.size": 10,
     "legend.frameon": False,
+    "text.parse_math": False,  # "$" in a label is a dollar
+    "text.usetex": False,
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "pictures",  # the same run gives the same file
 }
@@ -72,9 +83,8 @@ def dev_metric(runs: list[FinishedRun]) -> Figure:
     metric = runs[0].metric
     figure, axes = _axes(xlabel="epoch", ylabel=f"dev {metric}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    task = runs[0].results["task"]
-    if (task, metric) in PUBLISHED:
-        low, high, whose = PUBLISHED[task, metric]
+    if published := _published(runs[0]):
+        low, high, whose = published
         axes.axhspan(low, high, color=GREEN, alpha=0.15, linewidth=0, label=whose)
     epochs, mean, deviation = metric_by_epoch(runs)
     if len(runs) == 1:
@@ -103,6 +113,12 @@ def dev_metric(runs: list[FinishedRun]) -> Figure:
     return figure
 
 
+def _published(run: FinishedRun) -> tuple[float, float, str] | None:
+    data = run.results["data"]
+    examples = (data.get(split, {}).get("examples") for split in ("train", "dev"))
+    return PUBLISHED.get((run.results["task"], run.metric, *examples))
+
+
 def metric_by_epoch(runs: list[FinishedRun]) -> tuple[list[int], list[float], list[float]]:
     """Return the epochs that all runs have, and mean and standard deviation of their dev metric."""
     columns = [
@@ -118,7 +134,8 @@ def confusion(run: FinishedRun) -> Figure:
     """Draw the confusion matrix of the best epoch."""
     counts = np.array(run.results["best"]["confusion_matrix"])
     size = max(4.0, 0.55 * len(counts) + 2.0)
-    figure, axes = _axes(size, size * 0.85, xlabel="predicted", ylabel="true")
+    margin = 0.08 * max(map(len, run.labels))  # inches
+    figure, axes = _axes(size + margin, size * 0.85 + margin, xlabel="predicted", ylabel="true")
     axes.grid(visible=False)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -179,7 +196,9 @@ def lengths(run: FinishedRun) -> Figure:
     names = list(data["padding"])[::-1]
     shares = [data["padding"][name] for name in names]
     right.barh(range(len(names)), shares, color=ORANGE)
-    right.set_yticks(range(len(names)), [f"to the longest of {name}" for name in names])
+    right.set_yticks(
+        range(len(names)), [f"to the longest of {shown(name, _LONGEST_NAME)}" for name in names]
+    )
     right.set(xlabel="share of padding", xlim=(0, 1))
     right.grid(visible=False)
     for place, share in enumerate(shares):
@@ -187,9 +206,14 @@ def lengths(run: FinishedRun) -> Figure:
     return figure
 
 
-def draw(runs: list[FinishedRun], best: FinishedRun) -> dict[str, Figure]:
-    """Draw all figures of runs of one task; a figure of one run shows the best."""
-    with mpl.rc_context(STYLE):
+def draw(
+    runs: list[FinishedRun], best: FinishedRun, families: Sequence[str] = ("DejaVu Sans",)
+) -> dict[str, Figure]:
+    """Draw all figures of runs of one task; a figure of one run shows the best.
+
+    ``families`` are the fonts, of which each character takes the first that has it.
+    """
+    with mpl.rc_context({**STYLE, "font.family": list(families)}):
         figures = {"learning_curves": learning_curves(runs), "dev_metric": dev_metric(runs)}
         if best.labels:
             if len(best.labels) <= MOST_LABELS:
@@ -202,8 +226,65 @@ def draw(runs: list[FinishedRun], best: FinishedRun) -> dict[str, Figure]:
 
 
 def svg(figure: Figure) -> str:
-    """Return a figure as an SVG element; the same figure gives the same text."""
+    """Return a figure as an SVG element; the same figure gives the same text.
+
+    Its text stays text, for which a browser finds the fonts that matplotlib lacks.
+    """
     text = io.StringIO()
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph .* missing", UserWarning)
         figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def png(figure: Figure) -> bytes:
+    """Return a figure as the content of a PNG file."""
+    content = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(content, format="png", dpi=_PNG_DPI)
+    return content.getvalue()
+
+
+def with_names(run: FinishedRun, drawable: Collection[str] | None = None) -> FinishedRun:
+    """Return a run whose name and labels can be drawn.
+
+    With ``drawable``, characters that are not in it become escapes, as PNGs need it.
+    """
+
+    def name(text: str) -> str:
+        if drawable is not None:
+            missing = set(text) - set(drawable)
+            escapes = {ord(x): x.encode("unicode_escape").decode() for x in missing}
+            text = text.translate(escapes)
+        text = shown(text, _LONGEST_NAME)
+        return f" {text}" if text.startswith("_") else text  # which hides it from a legend
+
+    return replace(run, name=name(run.name), labels=tuple(map(name, run.labels)))
+
+
+def fonts_for(text: str) -> tuple[list[str], set[str]]:
+    """Return matplotlib's own font and those installed ones that the text needs besides.
+
+    Returns
+    -------
+    list of str
+        Families, in the order in which a character is looked for.
+    set of str
+        The characters of the text that they have.
+    """
+    wanted = set(text)
+    families: list[str] = []
+    found: set[str] = set()
+    fonts = sorted(font_manager.fontManager.ttflist, key=lambda font: (font.name, font.fname))
+    fonts.sort(key=lambda font: font.name != "DejaVu Sans")  # the first, as it is always there
+    for font in fonts:
+        regular = font.style == "normal" and font.weight in (400, "normal", "regular")
+        if found >= wanted or not regular or font.name.startswith(("Last Resort", "STIX", "cm")):
+            continue
+        with contextlib.suppress(OSError, RuntimeError):  # a font that was removed or is damaged
+            characters = font_manager.get_font(font.fname).get_charmap()
+            more = {x for x in wanted - found if ord(x) in characters}
+            if more or not families:
+                families.append(font.name)
+                found |= more
+    return families or ["DejaVu Sans"], found

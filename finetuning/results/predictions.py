@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from scipy.special import softmax
 
+from bert.terminal import shown
 from dataset import Examples
 from finetuning.data.tasks import Task
 
@@ -17,10 +18,17 @@ _DELIMITERS = {"tsv": "\t", "csv": ","}
 
 
 def delimited(rows: Iterable[Sequence[object]], delimiter: str = "\t") -> str:
-    """Return rows as TSV or CSV text; a field is quoted where it has to be."""
-    text = io.StringIO()
-    csv.writer(text, delimiter=delimiter, lineterminator="\n").writerows(rows)
-    return text.getvalue()
+    """Return rows as TSV or CSV text; a field is quoted where it has to be.
+
+    A cell that begins like a formula is not changed: the files are data for programs.
+    """
+
+    class Joined:  # csv's writer returns what ``write`` does
+        write = staticmethod(str)
+
+    # With "\n" alone, Python before 3.13 leaves a "\r" in a field unquoted.
+    writer = csv.writer(Joined(), delimiter=delimiter, lineterminator="\r\n")
+    return "".join(writer.writerow(row).removesuffix("\r\n") + "\n" for row in rows)
 
 
 def predictions_text(logits: np.ndarray, label: np.ndarray | None, task: Task) -> str:
@@ -106,8 +114,10 @@ def confident_text(examples: Examples, logits: np.ndarray, task: Task, most: int
     for index in [*descending[correct][:most], *descending[~correct][:most]]:
         texts = [text[index] for text in (examples.text_a, examples.text_b) if text]
         lines.append(
-            f"  {task.label_column} {task.labels[examples.label[index]]}, predicted "
-            f"{task.labels[predicted[index]]} ({probability[index]:.1%}): {' | '.join(texts)}"
+            shown(
+                f"  {task.label_column} {task.labels[examples.label[index]]}, predicted "
+                f"{task.labels[predicted[index]]} ({probability[index]:.1%}): {' | '.join(texts)}"
+            )
         )
     return "\n".join(lines)
 
@@ -133,9 +143,12 @@ class OutputFormat:
     task : Task
     errors : bool
         Whether a row may have an error instead of a prediction; a table has a column for it.
+    terminal : bool
+        Whether it is shown on a terminal, which labels must not control.
     """
 
-    def __init__(self, format: str, task: Task, errors: bool):
+    def __init__(self, format: str, task: Task, errors: bool, terminal: bool = False):
+        self._terminal = terminal
         self._delimiter = _DELIMITERS.get(format)
         self._labels = task.labels
         self._errors = errors
@@ -159,7 +172,8 @@ class OutputFormat:
         return [index, *answer, *([""] if self._errors else [])]
 
     def _table(self, rows: list[list]) -> bytes:
-        return delimited(rows, self._delimiter or "").encode()
+        text = delimited(rows, self._delimiter or "")
+        return (shown(text, 10 * len(text), keep="\n\t") if self._terminal else text).encode()
 
     def _json(self, index: int, answer: list | str) -> bytes:
         content: dict[str, object] = {"index": index}
@@ -171,7 +185,9 @@ class OutputFormat:
             content["probabilities"] = dict(zip(self._labels, probabilities, strict=True))
         else:
             (content["score"],) = answer
-        return (json.dumps(content, ensure_ascii=False) + "\n").encode()
+        line = json.dumps(content, ensure_ascii=False)
+        # Escapes mean the same, and cannot control a terminal.
+        return ((line if line.isprintable() else json.dumps(content)) + "\n").encode()
 
     def index(self, line: bytes) -> int | None:
         """Return the index of a row; None if the line is not a row in this format."""

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bert.errors import UserError
+from bert.terminal import say, shown
 from finetuning.data.tasks import DOWNLOADABLE, SUBMISSION_FILES, Task
 from finetuning.output import file_target, write_file
 
@@ -33,21 +34,19 @@ def pack(folders: Iterable[str], output: Path, overwrite: bool) -> None:
             archive.write(path, f"{name}.tsv")
     write_file(target, packed.getvalue())
     report = sys.stderr if target.stream else sys.stdout
-    print(f"written to {output}: {', '.join(sorted(found))}", file=report)
+    say(shown(f"written to {output}: {', '.join(sorted(found))}"), report)
     for name, path in sorted(found.items()):
         rows = path.read_bytes().count(b"\n") - 1
         task = _task_of(name)
         if rows != (expected := task.rows[task.test_files[name]]):
-            print(
-                f"warning: {path} has {rows} predictions; GLUE's test set has {expected} rows",
-                file=sys.stderr,
-            )
+            sentence = f"{path} has {rows} predictions; GLUE's test set has {expected} rows"
+            say(shown(f"warning: {sentence}"), sys.stderr)
     missing = [name for name in SUBMISSION_FILES if name not in found]
     if missing:
-        print(
+        say(
             f"gluebenchmark.com expects {len(SUBMISSION_FILES)} files; still missing: "
             f"{', '.join(missing)}",
-            file=report,
+            report,
         )
 
 

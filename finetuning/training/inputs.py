@@ -9,11 +9,8 @@ import mxnet as mx
 import numpy as np
 
 from bert.classifier import BERTClassifier
-from bert.errors import RunError
+from bert.errors import RunError, lacks_memory
 from dataset import TokenizedExamples, packed_batch, padded_batch
-
-# What MXNet's messages say where memory is lacking; the last is oneDNN's, without scratch space.
-_OUT_OF_MEMORY = ("Failed to allocate", "bad_alloc", "out of memory", "not execute a primitive")
 
 
 class NotFiniteError(RunError):
@@ -50,8 +47,7 @@ def memory_for(examples: TokenizedExamples, batches: list[np.ndarray], flag: str
     try:
         yield
     except (mx.MXNetError, MemoryError) as error:
-        lacking = isinstance(error, MemoryError) or any(s in str(error) for s in _OUT_OF_MEMORY)
-        if not lacking:
+        if not lacks_memory(error):
             raise
         longest = max(int(examples.lengths[indices].max()) for indices in batches)
         raise OutOfMemoryError(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+
+import pytest
 
 from finetuning.results import model_card
 from finetuning.results.export_formats import FORMATS
@@ -101,3 +104,43 @@ def test_only_a_card_is_written_over(tmp_path):
     assert (tmp_path / "README.md").read_text() == "# My project\n"
     (sentence,) = warnings
     assert sentence.startswith("warning") and "left as it is" in sentence
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "`![x](https://a.b/c.png)`",
+        "a``b",
+        "<script>x</script>",
+        "a\\|b",
+        "a|b",
+        "\x1b[2J",
+        "_x_",
+        "",
+    ],
+)
+def test_no_name_can_break_out_of_the_card(name):
+    """Wherever it comes from, it is code, and a table's rows have as many cells as its header."""
+    config = {
+        **{**CONFIG, "task_name": name, "text_a_column": name, "text_b_column": name},
+        **{"label_column": name, "label2id": {name: 0, "no": 1}, "bert_model": name},
+    }
+    best = {**RESULTS["best"], "per_class": {name: _SCORES, "no": _SCORES}}
+    arguments = {"epochs": 3, name or "x": name}
+    card = model_card.text(
+        config, {**RESULTS, "best": best, "arguments": arguments, "environment": {name: name}}
+    )
+    outside = re.sub(
+        r"<code>[\w ]*(&#\d+;[\w ]*)*</code>|`[^`\n]*`", "", card.partition("# BERT")[2]
+    )
+    for markup in ("![", "](", "<", "https:", "\x1b"):
+        assert markup not in outside
+    for table in re.findall(r"(?:^\|.*\n)+", card, re.MULTILINE):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
+
+
+def test_arguments_that_are_0_are_listed():
+    card = model_card.text(
+        CONFIG, {**RESULTS, "arguments": {"epochs": 1, "seed": 0, "dropout": 0.0}}
+    )
+    assert "| `--seed` | 0 |" in card and "| `--dropout` | 0.0 |" in card
