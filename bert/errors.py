@@ -40,7 +40,7 @@ def reason(error: OSError) -> str:
     return f"{why}; {advice}" if advice else why
 
 
-# What messages of MXNet, oneDNN ("primitive"), C++ and Python say where memory is lacking.
+# What messages of MXNet, oneDNN ("primitive"), C++, Python and Rust say where memory is lacking.
 _OUT_OF_MEMORY = (
     "Failed to allocate",
     "AlignedMallocPitch",
@@ -48,6 +48,7 @@ _OUT_OF_MEMORY = (
     "out of memory",
     "not execute a primitive",
     "can't start new thread",
+    "ThreadPoolBuildError",
     "Cannot allocate memory",
 )
 

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable
 from typing import BinaryIO, NoReturn, TextIO
 
-from bert.errors import RunError
+from bert.errors import UserError
 
 _MOST = 2000  # characters of one message
 
@@ -56,6 +56,18 @@ def say(text: str, file: TextIO | None = None) -> None:
         file.flush()
 
 
+_CURSOR_UP = "\x1b[A"  # what tqdm writes between several bars
+
+
+class _Stream(io.TextIOWrapper):
+    """Shows what other libraries print, too, as text."""
+
+    def write(self, text: str) -> int:
+        bar = not text.replace(_CURSOR_UP, "")
+        super().write(text if bar else shown(text, 10 * len(text), keep="\n\r\t"))
+        return len(text)
+
+
 class _Unfailing(io.FileIO):
     """A file to which nobody needs to have been able to write."""
 
@@ -78,18 +90,19 @@ def open_streams() -> None:
             os.set_inheritable(descriptor, True)
             mode = "r" if name == "stdin" else "w"
             setattr(sys, name, os.fdopen(descriptor, mode, closefd=False))
+    os.environ.setdefault("PYTHON_COLORS", "0")  # argparse's, since Python 3.14
     sys.stdout, sys.stderr = _unfailing(sys.stdout), _unfailing(sys.stderr)
 
 
 def _unfailing(stream: TextIO) -> TextIO:
     file = io.BufferedWriter(_Unfailing(stream.fileno(), "w", closefd=False))
-    return io.TextIOWrapper(file, stream.encoding, "backslashreplace", line_buffering=True)
+    return _Stream(file, stream.encoding, "backslashreplace", line_buffering=True)
 
 
 def data_output() -> BinaryIO:
     """Return standard output for what must not be lost: writing to it may fail."""
     if sys.__stdout__ is None:
-        raise RunError("standard output is closed: open it, or name a file")
+        raise UserError("standard output is closed: pass --output")
     unfailing = isinstance(getattr(sys.stdout.buffer, "raw", None), _Unfailing)
     return (sys.__stdout__ if unfailing else sys.stdout).buffer
 

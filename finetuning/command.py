@@ -28,7 +28,7 @@ def run(program: str, work: Callable[[], None]) -> int:
         return _say(program, error, error.exit_code)
     except KeyboardInterrupt:
         return 130
-    except Exception as error:
+    except BaseException as error:  # also the panic of a library in Rust
         sentence = _sentence(error)
         if sentence is None:
             raise
@@ -36,7 +36,7 @@ def run(program: str, work: Callable[[], None]) -> int:
     return DONE
 
 
-def _sentence(error: Exception) -> str | None:
+def _sentence(error: BaseException) -> str | None:
     """Return what an error that is not the program's own means; None: it is a fault in it."""
     if lacks_memory(error):
         return (

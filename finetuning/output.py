@@ -15,6 +15,7 @@ from typing import BinaryIO, NamedTuple
 
 from bert.errors import RunError, UserError
 from bert.files import replacing
+from bert.terminal import say, shown
 
 # A file's path, or the number of an open file (0 is standard input).
 Input = Path | int
@@ -143,7 +144,7 @@ def _open_for_reader(path: Path) -> int:
     except OSError as error:
         if error.errno != errno.ENXIO or not path.is_fifo():
             raise
-        print(f"{path} is a FIFO: waiting for a program that reads it", file=sys.stderr)
+        say(shown(f"{path} is a FIFO: waiting for a program that reads it"), sys.stderr)
         return os.open(path, flags)
     os.set_blocking(opened, True)
     return opened

@@ -70,8 +70,7 @@ def output_target(args: argparse.Namespace) -> Target | None:
         inputs.append(Path(args.input) if args.input else 0)
     if args.output:
         return file_target(Path(args.output), inputs, args.overwrite)
-    if sys.__stdout__ is None:
-        raise UserError("standard output is closed: pass --output")
+    terminal.data_output()  # or it is closed
     refuse_appending(inputs)
     return None
 

@@ -210,7 +210,7 @@ def export_text(config: dict, arguments: dict, format: Format, measured: list[li
     columns = [config["text_a_column"], config["text_b_column"]]
     labels = [[output, _code(name)] for name, output in config["label2id"].items()]
     calibration = config.get("calibration", {})
-    shown = [[f"{x:.4f}" if isinstance(x, float) else x for x in row] for row in measured]
+    rows = [[f"{x:.4f}" if isinstance(x, float) else x for x in row] for row in measured]
     return f"""\
 ---
 library_name: {format.library}
@@ -220,9 +220,9 @@ tags: [bert]
 
 {_EXPORT_MARK}
 
-# BERT fine-tuned on {config["task_name"]}, for {format.reader}
+# BERT fine-tuned on {_inline(config["task_name"])}, for {format.reader}
 
-From {" and ".join(f"`{column}`" for column in columns if column is not None)} it predicts \
+From {" and ".join(_code(column) for column in columns if column is not None)} it predicts \
 {_prediction(config)}. The pretrained BERT was {_pretrained(config)} \
 ({config["num_hidden_layers"]} layers, {config["hidden_size"]} units, \
 {"lower-cased" if config["do_lower_case"] else "cased"} text).
@@ -236,7 +236,7 @@ was trained on at most {config["max_len"]} tokens per example: truncate longer t
 
 ## Results on the run's dev examples
 
-{_table(shown[0], shown[1:])}
+{_table(rows[0], rows[1:])}
 
 {_section("## Labels", _table(["output", "label"], labels[1:] and labels))}\
 {_section(_EXPORT_CALIBRATION, _numbers("", calibration))}\

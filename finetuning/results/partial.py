@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 from bert.errors import UserError
 from bert.files import read_json, write_json
+from bert.terminal import say, shown
 
 _PROGRAM = "predict.py"
 
@@ -114,11 +115,8 @@ def _opened(partial: Path) -> Iterator[BinaryIO]:
                     f"another process is writing {partial}: wait for it, or choose another --output"
                 ) from None
             except OSError as error:
-                print(
-                    f"warning: cannot lock {partial} ({error.strerror}): start no other "
-                    "predict.py with this --output",
-                    file=sys.stderr,
-                )
+                sentence = f"cannot lock {partial} ({error.strerror}): start no other predict.py "
+                say(shown(f"warning: {sentence}with this --output"), sys.stderr)
             # The process that held the lock may have renamed or deleted the file.
             try:
                 current = os.path.samestat(os.lstat(partial), status)

@@ -106,6 +106,23 @@ def test_whatever_the_streams_a_program_runs_to_its_end(streams, encoding, tmp_p
         assert b"Traceback" not in done.stderr and b"Exception ignored" not in done.stderr
 
 
+def test_what_a_library_prints_is_shown_as_text_but_for_its_bars(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys, warnings\n"
+        "from bert import terminal\n"
+        "terminal.open_streams()\n"
+        "print('a\\x1b[2J\\u202e\\tb', 1)\n"
+        "warnings.warn('c\\x9b1m')\n"
+        "sys.stderr.write('\\r50%|bar|'), sys.stderr.write('\\x1b[A\\x1b[A')\n"
+    )
+    run = subprocess.run(
+        [sys.executable, program], env={"PYTHONPATH": str(ROOT)}, capture_output=True
+    )
+    assert run.stdout == b"a\\x1b[2J\\u202e\tb 1\n"
+    assert b"c\\x9b1m" in run.stderr and run.stderr.endswith(b"\r50%|bar|\x1b[A\x1b[A")
+
+
 @pytest.mark.parametrize(
     ("ends", "code", "says"),
     [

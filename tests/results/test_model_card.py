@@ -130,9 +130,12 @@ def test_no_name_can_break_out_of_the_card(name):
     card = model_card.text(
         config, {**RESULTS, "best": best, "arguments": arguments, "environment": {name: name}}
     )
-    outside = re.sub(
-        r"<code>[\w ]*(&#\d+;[\w ]*)*</code>|`[^`\n]*`", "", card.partition("# BERT")[2]
-    )
+    for format in FORMATS.values():
+        card += model_card.export_text(config, arguments, format, [["", "x"], ["run", 1.0]])
+    usage = "|".join(re.escape(f.usage.format(max_len=128)) for f in FORMATS.values())
+    ours = rf"{usage}|<!--.*-->|```python\n(.*\n)*?```|\[examples, labels\]"
+    code = r"<code>[\w ]*(&#\d+;[\w ]*)*</code>|`[^`\n]*`"
+    outside = re.sub(code, "", re.sub(ours, "", card))
     for markup in ("![", "](", "<", "https:", "\x1b"):
         assert markup not in outside
     for table in re.findall(r"(?:^\|.*\n)+", card, re.MULTILINE):
