@@ -40,7 +40,7 @@ def reason(error: OSError) -> str:
     return f"{why}; {advice}" if advice else why
 
 
-# What messages of MXNet, oneDNN ("primitive"), C++, Python and Rust say where memory is lacking.
+# What MXNet, oneDNN ("primitive"), C++, Python, Rust and the loader say where memory is lacking.
 _OUT_OF_MEMORY = (
     "Failed to allocate",
     "AlignedMallocPitch",
@@ -49,6 +49,7 @@ _OUT_OF_MEMORY = (
     "not execute a primitive",
     "can't start new thread",
     "ThreadPoolBuildError",
+    "failed to map segment",
     "Cannot allocate memory",
 )
 
