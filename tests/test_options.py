@@ -48,8 +48,9 @@ def test_every_flag_is_in_the_help_in_whole_words_and_within_the_terminal(help_t
     text, columns = help_text
     assert max(map(len, text.splitlines())) <= columns
     words = text.split()
+    flags = {word.rstrip(",") for word in words}  # from Python 3.13 on "--flag, --alias"
     for field, about in FLAGS:
-        assert f"--{field.name}" in words
+        assert f"--{field.name}" in flags
         assert about.help in " ".join(words), "a word is broken"
     assert not set(words) & {f"--{name}" for name in (*NEEDLESS, *ELSEWHERE)}
 
