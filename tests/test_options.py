@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import os
 import re
@@ -313,3 +314,16 @@ def test_a_trained_model_is_not_contradicted(flags):
 )
 def test_flags_that_do_not_go_together_are_refused(flags, complaint, capsys):
     assert complaint in refused(capsys, *flags)
+
+
+def test_every_flag_is_read_where_it_takes_effect():
+    """A new flag needs no test of its own to be noticed when its wiring is deleted."""
+    read = set()
+    for path in [*(ROOT / "finetuning").rglob("*.py"), ROOT / "finetune_classifier.py"]:
+        if path.name == "options.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value).endswith("options"):
+                read.add(node.attr)
+    unread = {field.name for field, _ in FLAGS} - read
+    assert not unread
