@@ -14,8 +14,8 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path
 
-# By the name that is asked for: substitutes, patterns of paths below site-packages or names that
-# the loader knows, and Debian's packages with one.
+# Library -> substitutes (patterns of paths below site-packages, or names that the loader knows),
+# and the Debian packages that have one.
 _Libraries = dict[str, tuple[tuple[str, ...], str]]
 _LIBRARIES: _Libraries = {"libgomp.so.1": (("scikit_learn.libs/libgomp*.so*",), "libgomp1")}
 _X86_LIBRARIES: _Libraries = {
