@@ -10,18 +10,18 @@ import numpy as np
 from mxnet.ndarray import NDArray
 from mxnet.ndarray.contrib import multi_adamw_update
 
-# The largest global norm of an update's gradients, as in google-research/bert.
-MAX_GRADIENT_NORM = 1.0
 # Parameters a fused update takes at once: 4 measured fastest on CPUs (0.26 s a step of BERT base
 # against 0.57 s with 50).
 _GROUP = 4
 
 
 def learning_rate(update: int, total: int, warmup_ratio: float, lr: float) -> float:
-    """Return the learning rate of an update (gluonnlp's schedule for BERT).
+    """Return the learning rate of an update.
 
     It rises linearly to ``lr`` over the first ``warmup_ratio`` of all updates, then falls linearly
-    to 0 at the last one.
+    to the value 0, which the update after the last one would have (gluonnlp's schedule gives it to
+    the last one, so that a run of one update learns nothing). Without warm-up it is
+    transformers' ``get_linear_schedule_with_warmup``.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def learning_rate(update: int, total: int, warmup_ratio: float, lr: float) -> fl
     warmup = int(total * warmup_ratio)
     if update < warmup:
         return lr * update / warmup
-    return lr * (total - update) / (total - warmup)
+    return lr * (total + 1 - update) / (total + 1 - max(warmup, 1))
 
 
 class BERTAdam(mx.optimizer.Optimizer):
@@ -87,7 +87,9 @@ class BERTAdam(mx.optimizer.Optimizer):
         rescale = self.rescale_grad
         if not isinstance(rescale, NDArray):
             rescale = mx.nd.full((1,), rescale, ctx=weight[0].context)
-        scale, epsilon = self.correction()
+        scale, epsilon = 1.0, self.epsilon
+        if self.correct_bias:
+            scale, epsilon = self.correction(self.num_update)
         means, variances = zip(*state, strict=True)
         multi_adamw_update(
             weight,
@@ -107,15 +109,15 @@ class BERTAdam(mx.optimizer.Optimizer):
 
     update_multi_precision = update
 
-    def correction(self) -> tuple[float, float]:
-        """Return the factor of m and the epsilon that this update's bias correction amounts to.
+    def correction(self, t):
+        """Return the factor of m and the epsilon that the bias correction of step t amounts to.
 
         m/(1-beta1^t) / (sqrt(v/(1-beta2^t)) + e)  =  scale m / (sqrt(v) + e sqrt(1-beta2^t))
+
+        ``t``, from 1, and so what is returned, may be a number or an NDArray.
         """
-        if not self.correct_bias:
-            return 1.0, self.epsilon
-        root = math.sqrt(1 - self.beta2**self.num_update)
-        return root / (1 - self.beta1**self.num_update), self.epsilon * root
+        root = (1 - self.beta2**t) ** 0.5
+        return root / (1 - self.beta1**t), self.epsilon * root
 
 
 def create(name: str, weight_decay: float, epsilon: float) -> mx.optimizer.Optimizer:
@@ -140,6 +142,8 @@ class Updater:
     optimizer : mx.optimizer.Optimizer
     ctx : mx.Context, optional
         Where to update them; needed where they are on several.
+    max_norm : float
+        The global norm above which the gradient is scaled down to it; 0: never.
     fused : bool
         Where the optimizer is BERTAdam, use the operator of :mod:`bert.native`.
 
@@ -154,9 +158,11 @@ class Updater:
         parameters: dict[str, mx.gluon.Parameter],
         optimizer: mx.optimizer.Optimizer,
         ctx: mx.Context | None = None,
+        max_norm: float = 1.0,
         fused: bool = False,
     ):
         self._optimizer = optimizer
+        self._max_norm = max_norm or math.inf
         self._names = list(parameters)
         self._weights = [parameter.data(ctx) for parameter in parameters.values()]
         self._grads = [parameter.grad(ctx) for parameter in parameters.values()]
@@ -166,6 +172,9 @@ class Updater:
         states = [optimizer.create_state(i, weight) for i, weight in enumerate(self._weights)]
         self.states = dict(zip(self._names, states, strict=True))
         self._fused = fused and isinstance(optimizer, BERTAdam)
+        # Of the fused operator: how many of its updates have changed something. On the device, as
+        # only the device knows in time.
+        self._steps = mx.nd.zeros((1,), ctx or mx.cpu(), dtype="float64")
 
     def update(self, lr: float, examples: float) -> NDArray:
         """Clip gradients that are summed over ``examples`` examples, and step.
@@ -185,10 +194,11 @@ class Updater:
         squares = mx.nd.multi_sum_sq(*self._grads, num_arrays=len(self._grads))
         norm = mx.nd.sqrt(squares.sum()) / examples
         # "+ 0 norm" is nan where norm is inf or nan, and tells the operator to do nothing.
-        rescale = 1.0 / (examples * mx.nd.maximum(norm / MAX_GRADIENT_NORM, 1.0)) + 0.0 * norm
-        if isinstance(self._optimizer, BERTAdam):
+        rescale = 1.0 / (examples * mx.nd.maximum(norm / self._max_norm, 1.0)) + 0.0 * norm
+        corrected = getattr(self._optimizer, "correct_bias", True)
+        if not corrected:
             self._optimizer.rescale_grad = rescale
-        else:  # MXNet's own optimizers take a number, so here the loop waits for it
+        else:  # the optimizer counts its updates, so here the loop waits to see if this is one
             self._optimizer.rescale_grad = float(rescale.asscalar())
             if not math.isfinite(self._optimizer.rescale_grad):
                 return norm
@@ -204,7 +214,8 @@ class Updater:
 
     def state_arrays(self) -> dict[str, np.ndarray]:
         """Return a copy of all that the next update depends on, beside weights and gradients."""
-        arrays = {"count": np.array([self._optimizer.num_update], np.int64)}
+        steps = int(self._steps.asscalar()) if self._fused else self._optimizer.num_update
+        arrays = {"count": np.array([steps], np.int64)}
         for name, state in self.states.items():
             for i, array in enumerate(_as_tuple(state)):
                 arrays[f"{i}:{name}"] = array.asnumpy()
@@ -219,26 +230,33 @@ class Updater:
             They are of another optimizer.
         """
         # The optimizer counts the updates of each parameter from begin_num_update on.
-        self._optimizer.begin_num_update = self._optimizer.num_update = int(arrays["count"][0])
+        steps = int(arrays["count"][0])
+        self._optimizer.begin_num_update = self._optimizer.num_update = steps
+        self._steps[:] = steps
         for name, state in self.states.items():
             for i, array in enumerate(_as_tuple(state)):
                 array[:] = arrays[f"{i}:{name}"]
 
     def _update_fused(self, lr: float, examples: float) -> NDArray:
         optimizer, indices = self._optimizer, list(range(len(self._names)))
-        optimizer._update_count(indices)
-        scale, epsilon = optimizer.correction()
-        hyper = [lr, scale, epsilon, 1.0 / examples, MAX_GRADIENT_NORM]
+        # The largest float32 stands for no clipping.
+        largest = min(self._max_norm, float(np.finfo(np.float32).max))
+        hyper = mx.nd.array([lr, 1.0, optimizer.epsilon, 1.0 / examples, largest])
+        if optimizer.correct_bias:
+            scale, epsilon = optimizer.correction(self._steps + 1)
+            hyper[1:2], hyper[2:3] = scale.astype("float32"), epsilon.astype("float32")
         means, variances = zip(*self.states.values(), strict=True)
         arrays = zip(self._weights, self._grads, means, variances, strict=True)
-        return mx.nd.bert_adam(
-            mx.nd.array(hyper),
+        norm = mx.nd.bert_adam(
+            hyper,
             mx.nd.array(optimizer._get_wds(indices)),
             *itertools.chain.from_iterable(arrays),
             parameters=len(indices),
             beta1=optimizer.beta1,
             beta2=optimizer.beta2,
         )
+        self._steps += mx.nd.contrib.isfinite(norm).astype("float64")
+        return norm
 
 
 def _as_tuple(state: NDArray | tuple[NDArray, ...] | None) -> tuple[NDArray, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -102,7 +103,8 @@ class ProgressReport:
         log.log(
             logging.DEBUG if self._live else logging.INFO,
             f"epoch {progress.epoch}, update {progress.update}/{self._total}: "
-            f"loss {self._loss / max(self._examples, 1):.4f}, lr {progress.lr:.3g}, "
+            f"loss {self._loss / self._examples if self._examples else math.nan:.4f}, "
+            f"lr {progress.lr:.3g}, "
             f"gradient norm {progress.gradient_norm:.3g}, "
             f"{progress.samples_per_second:.1f} samples/s",
         )
@@ -182,6 +184,6 @@ def log_epochs(results: dict, metric: str) -> None:
     if "per_class" in best:
         log_classes(best)
     log.info(
-        f"* best dev {metric}: {best['dev'][metric]:.4f} (epoch {best['epoch']}); model.params and "
-        "dev_predictions.tsv are from that epoch"
+        f"* best dev {metric}: {best['dev'][metric]:.4f} (epoch {best['epoch']}; of equal ones "
+        "that with the lowest dev loss); model.params and dev_predictions.tsv are from that epoch"
     )

@@ -84,7 +84,8 @@ class Options:
         decides=True)
 
     class_weights: str | None = flag(None, str, "WEIGHTS",
-        "per-label loss weights: balanced, or label=weight,...",
+        "per-label loss weights: balanced, or label=weight,...; the weighted losses are divided by "
+        "the number of examples, and the dev loss is not weighted",
         unset="1 for all", decides=True, group="all data")
     skip_bad_rows: bool = switch("skip unusable rows and list them in skipped_rows.tsv",
         unset="stop at the first", decides=True)
@@ -111,16 +112,19 @@ class Options:
         decides=True, group="training")
     optimizer: str = flag("bertadam", _OPTIMIZER, "NAME",
         "bertadam: decoupled weight decay, no bias correction; adamw: with bias correction; "
-        "adam, sgd: MXNet's",
+        "adam (epsilon is added before the bias correction), sgd: MXNet's",
         decides=True)
     epochs: int = flag(3, _COUNT, "N", "passes over the training data", decides=True)
     lr: float = flag(5e-5, _POSITIVE, "RATE", "peak learning rate", decides=True)
     epsilon: float = flag(1e-6, _POSITIVE, "E", "added to Adam's denominator", decides=True)
     weight_decay: float = flag(0.01, number(float, 0), "W",
         "weight decay for everything except biases and LayerNorm", decides=True)
+    max_grad_norm: float = flag(1.0, number(float, 0), "NORM",
+        "scale gradients down to this global norm where theirs is larger; 0: never", decides=True)
     dropout: float = flag(0.1, _RATE, "P", "dropout rate in the complete network", decides=True)
     warmup_ratio: float = flag(0.1, _RATE, "R",
-        "share of the updates in which the learning rate rises to its peak; then it falls to 0",
+        "share of the updates in which the learning rate rises to its peak; then it falls to 0, "
+        "which it would reach after the last update",
         decides=True)
     max_len: int = flag(128, number(int, 5), "N",
         "maximum tokens per example, including [CLS] and [SEP]; longer examples are truncated",
@@ -130,8 +134,8 @@ class Options:
     seeds: tuple[int, ...] = flag((), numbers(_SEED, "a seed"), "N,N,...",
         "train once per seed, into output_dir/seed-N, and compare the models")
     training_steps: int | None = flag(None, _COUNT, "N",
-        "stop after at most N updates, even in mid-epoch, then evaluate",
-        unset="all epochs", decides=True)
+        "make N updates, in as many epochs as they need (--epochs is then ignored)",
+        unset="--epochs", decides=True)
     max_train_samples: int | None = flag(None, _COUNT, "N",
         "train on N examples, drawn by the seed", unset="all", decides=True)
     accumulate: int = flag(1, _COUNT, "N",

@@ -5,9 +5,12 @@ from __future__ import annotations
 import mxnet as mx
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mxnet import gluon
 
 import optimizer
+from bert import native
 
 SHAPES = {"dense.weight": (7, 5), "dense.bias": (7,), "norm.gamma": (5,), "norm.beta": (5,)}
 
@@ -20,6 +23,13 @@ def make_parameters(values) -> dict[str, gluon.Parameter]:
         parameter.set_data(mx.nd.array(value))
         parameters[name] = parameter
     return parameters
+
+
+def load_operators() -> None:
+    try:
+        native.load()
+    except native.NativeUnavailable as reason:
+        pytest.skip(str(reason))
 
 
 def random_values(seed, scale=1.0):
@@ -65,12 +75,25 @@ def test_twenty_updates_equal_the_float64_reference(name):
     assert 0 < clipped < total
 
 
-def test_the_schedule_rises_over_the_warm_up_and_falls_to_zero():
-    rates = [optimizer.learning_rate(t, 10, 0.4, 1.0) for t in range(1, 11)]
+def test_the_schedule_rises_over_the_warm_up_and_falls_to_zero_after_the_last_update():
+    rates = [optimizer.learning_rate(t, 10, 0.4, 1.0) for t in range(1, 12)]
     np.testing.assert_allclose(
-        rates, [1 / 4, 2 / 4, 3 / 4, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6, 0]
+        rates, [1 / 4, 2 / 4, 3 / 4, 1, 6 / 7, 5 / 7, 4 / 7, 3 / 7, 2 / 7, 1 / 7, 0]
     )
-    assert optimizer.learning_rate(1, 10, 0.0, 1.0) == 0.9
+    # Without warm-up, as transformers' linear schedule: from the whole rate on.
+    rates = [optimizer.learning_rate(t, 4, 0.0, 1.0) for t in range(1, 5)]
+    assert rates == [1, 3 / 4, 2 / 4, 1 / 4]
+
+
+@settings(max_examples=50)
+@given(
+    total=st.integers(1, 1000),
+    warmup_ratio=st.floats(0, 1, exclude_max=True),
+    lr=st.floats(1e-6, 1),
+)
+def test_every_update_has_a_learning_rate_above_zero_and_one_has_the_peak(total, warmup_ratio, lr):
+    rates = [optimizer.learning_rate(t, total, warmup_ratio, lr) for t in range(1, total + 1)]
+    assert min(rates) > 0 and max(rates) == pytest.approx(lr)
 
 
 @pytest.mark.parametrize("name", ["bertadam", "adamw", "adam", "sgd"])
@@ -86,6 +109,49 @@ def test_a_gradient_that_is_not_finite_changes_nothing(name, bad):
     assert not np.isfinite(updater.update(1e-2, 1).asscalar())
     for key, parameter in parameters.items():
         np.testing.assert_array_equal(parameter.data().asnumpy(), before[key])
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("name", ["bertadam", "adamw"])
+def test_an_update_that_changed_nothing_does_not_count(name, fused):
+    if fused:
+        load_operators()
+
+    def steps(skipped):
+        parameters = make_parameters(random_values(0))
+        updater = optimizer.Updater(parameters, optimizer.create(name, 0.01, 1e-6), fused=fused)
+        for update in range(4):
+            for key, parameter in parameters.items():
+                parameter.grad()[:] = mx.nd.array(random_values(update)[key])
+            if skipped and update == 2:
+                parameters["dense.weight"].grad()[3, 2] = np.nan
+                updater.update(1e-2, 1)
+                parameters["dense.weight"].grad()[:] = mx.nd.array(
+                    random_values(update)["dense.weight"]
+                )
+            updater.update(1e-2, 1)
+        state = updater.state_arrays()
+        return {**state, **{key: p.data().asnumpy() for key, p in parameters.items()}}
+
+    undisturbed, disturbed = steps(False), steps(True)
+    if name == "bertadam":  # it does not use the count
+        del undisturbed["count"], disturbed["count"]
+    for key, value in undisturbed.items():
+        np.testing.assert_array_equal(disturbed[key], value, err_msg=key)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("max_norm, moved", [(1.0, 1.0), (0.25, 0.25), (10.0, 2.0), (0.0, 2.0)])
+def test_gradients_are_scaled_down_to_the_largest_norm(fused, max_norm, moved):
+    if fused:
+        load_operators()
+    parameters = make_parameters({"dense.weight": np.zeros((2, 2))})
+    rule = optimizer.create("bertadam", 0.0, 1e-8)
+    updater = optimizer.Updater(parameters, rule, max_norm=max_norm, fused=fused)
+    parameters["dense.weight"].grad()[:] = 1  # its norm is 2
+    assert updater.update(1e-2, 1).asscalar() == pytest.approx(2)
+    m = updater.states["dense.weight"][0].asnumpy()
+    np.testing.assert_allclose(np.linalg.norm(m), 0.1 * moved, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["adam", "sgd"])

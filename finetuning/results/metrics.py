@@ -46,6 +46,11 @@ def compute(logits: np.ndarray, label: np.ndarray, names: tuple[str, ...]) -> di
     return {name: float(functions[name]()) for name in names}
 
 
+def rank(scores: dict[str, float], metric: str) -> tuple[float, float]:
+    """Return what models are compared by: the metric, and of equal ones the lower loss."""
+    return scores[metric], -scores["loss"]
+
+
 def _correlation(function, scores: np.ndarray, label: np.ndarray) -> float:
     # For constant scores or labels it is 0/0: a model that predicts nothing scores 0.
     if len(label) < 2 or np.ptp(scores) == 0 or np.ptp(label) == 0:

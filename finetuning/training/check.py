@@ -24,13 +24,15 @@ def try_longest_batch(run: Run) -> None:
     before = trainer.seconds
     list(trainer.updates_until(2))
     seconds = trainer.seconds - before
-    share = options.epochs * train.lengths.sum() / longest.lengths.sum()
+    total = Trainer(run.classifier.net, train, loss_for(run.data), run.workers, options)
+    epochs = total.total_updates / total.updates_per_epoch
+    share = epochs * train.lengths.sum() / longest.lengths.sum()
     log.info(
         f"\nthe longest batch ({len(longest)} examples, {longest.lengths.sum()} tokens): loss "
         f"{first.loss:.4f}, forward, backward and update in {seconds:.2f} s"
     )
     log.info(
-        f"estimated training time {share * seconds / 60:.1f} min for {options.epochs} epochs; peak "
+        f"estimated training time {share * seconds / 60:.1f} min for {epochs:g} epochs; peak "
         f"memory so far {_peak_memory_gib():.1f} GiB"
     )
 

@@ -4,28 +4,37 @@ from __future__ import annotations
 
 import mxnet as mx
 import numpy as np
-from mxnet.gluon.loss import L2Loss, Loss, SoftmaxCrossEntropyLoss
+from mxnet.gluon.loss import L2Loss, Loss
 
 from finetuning.data.splits import Dataset
 
 
-class WeightedCrossEntropy(Loss):
-    """Cross-entropy of an example times its label's weight; the mean is over examples."""
+class CrossEntropy(Loss):
+    """Cross-entropy of an example, times its label's weight where weights are given.
 
-    def __init__(self, weights: np.ndarray):
+    It is put together from elementary operators: through oneDNN, MXNet's ``log_softmax`` and its
+    gradient are off by 4e-6, 30 times as much as float32.
+
+    Parameters
+    ----------
+    weights : float32 array ``[classes]``, optional
+    """
+
+    def __init__(self, weights: np.ndarray | None = None):
         super().__init__(weight=None, batch_axis=0)
-        self._weights = mx.nd.array(weights, dtype="float32")  # [classes]
-        self._cross_entropy = SoftmaxCrossEntropyLoss()
+        self._weights = None if weights is None else mx.nd.array(weights, dtype="float32")
 
     def forward(self, logits: mx.nd.NDArray, label: mx.nd.NDArray) -> mx.nd.NDArray:
-        weights = self._weights.as_in_context(logits.context).take(label)
-        return self._cross_entropy(logits, label, weights.expand_dims(1))
+        """Return the losses ``[examples]`` of logits ``[examples, classes]``."""
+        shifted = logits - mx.nd.BlockGrad(logits.max(axis=-1, keepdims=True))
+        losses = shifted.exp().sum(axis=-1).log() - shifted.pick(label, axis=-1)
+        if self._weights is not None:
+            losses = losses * self._weights.as_in_context(logits.context).take(label)
+        return losses
 
 
 def loss_for(data: Dataset) -> Loss:
     """Return the loss of a task: squared error, or cross-entropy, weighted where asked for."""
     if data.task.regression:
         return L2Loss(weight=2)  # Gluon's halves the squared error
-    if data.class_weights is not None:
-        return WeightedCrossEntropy(data.class_weights)
-    return SoftmaxCrossEntropyLoss()
+    return CrossEntropy(data.class_weights)

@@ -17,6 +17,7 @@ from finetuning.console import log
 from finetuning.data import summary
 from finetuning.data.splits import Dataset, folds, read_splits, tokenize_splits
 from finetuning.data.tasks import task_from_config
+from finetuning.results.metrics import rank
 from finetuning.training.folder import begin, claim, locked
 from finetuning.training.run import Run
 from finetuning.training.start import initialize_head
@@ -77,7 +78,7 @@ def train_seeds(run: Run, train: Train) -> None:
         scores.append(results["best"]["dev"])
     console.start_logging(run.folder / "train.log")
     metric = data.task.metrics[0]
-    best = max(range(len(scores)), key=lambda i: scores[i][metric])  # of equal ones the first
+    best = max(range(len(scores)), key=lambda i: rank(scores[i], metric))
     arguments = {name: x for name, x in options.deciding().items() if name != "seed"}
     results = {
         "task": data.task.name,

@@ -9,6 +9,7 @@ import numpy as np
 
 from bert.files import json_text, write_text
 from finetuning.options import CHECKPOINT_SECONDS
+from finetuning.results.metrics import rank
 from finetuning.training import checkpoint
 from finetuning.training.evaluation import Evaluation
 from finetuning.training.folder import claim, finish
@@ -124,11 +125,11 @@ class RunState:
         return math.ceil(self._trainer.updates / self._trainer.updates_per_epoch)
 
     def record(self, evaluation: Evaluation) -> bool:
-        """Record an evaluation; returns whether it is the best so far (a tie is not)."""
+        """Record an evaluation; returns whether it is the best so far."""
         epoch, metric, dev_metrics = self.epoch, evaluation.main_metric, evaluation.metrics
         update = self._trainer.updates
         best = self.results["best"]
-        improved = best is None or dev_metrics[metric] > best["dev"][metric]
+        improved = best is None or rank(dev_metrics, metric) > rank(best["dev"], metric)
         if improved:
             about = {"epoch": epoch, "update": update, "dev": dev_metrics}
             self.results["best"] = {**about, **evaluation.by_class()}

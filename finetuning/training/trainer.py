@@ -72,9 +72,9 @@ class Trainer:
         The devices that share each batch.
     options : Options
         ``batch_size`` and ``accumulate``: an update sees ``accumulate`` batches, and equals that of
-        one batch as large as all of them. ``epochs``; ``training_steps``: stop after that many
-        updates. ``optimizer``, ``weight_decay``, ``epsilon``, ``lr``, ``warmup_ratio``: see
-        :mod:`optimizer`. ``seed``. ``skip_nonfinite``: how many updates may be skipped because
+        one batch as large as all of them. ``epochs``, or ``training_steps`` where given.
+        ``optimizer``, ``weight_decay``, ``epsilon``, ``lr``, ``warmup_ratio``, ``max_grad_norm``:
+        see :mod:`optimizer`. ``seed``. ``skip_nonfinite``: how many updates may be skipped because
         their loss or gradient is not finite. ``dtype``: with float16 the loss is multiplied by a
         scale, so that gradients do not vanish (Micikevicius et al. 2017,
         https://arxiv.org/abs/1710.03740); the scale is halved where a gradient is not finite (that
@@ -105,14 +105,18 @@ class Trainer:
         self._parameters = parameters_of(net)
         rule = optimizer.create(options.optimizer, options.weight_decay, options.epsilon)
         self._updaters = [
-            optimizer.Updater(self._parameters, copy.deepcopy(rule), ctx, fused=net.bert.fused)
+            optimizer.Updater(
+                self._parameters,
+                copy.deepcopy(rule),
+                ctx,
+                max_norm=options.max_grad_norm,
+                fused=net.bert.fused,
+            )
             for ctx in workers.ctx
         ]
         batches = math.ceil(len(examples) / options.batch_size)
         self.updates_per_epoch = math.ceil(batches / options.accumulate)
-        self.total_updates = options.epochs * self.updates_per_epoch
-        if options.training_steps is not None:
-            self.total_updates = min(self.total_updates, options.training_steps)
+        self.total_updates = options.training_steps or options.epochs * self.updates_per_epoch
         self.updates = 0
         self.seconds = 0.0
         self.samples = 0

@@ -8,14 +8,38 @@ import mxnet as mx
 import numpy as np
 import pytest
 from helpers import FLAGS, write_sentences
+from mxnet import autograd
+from scipy.special import log_softmax, softmax
 
-from finetuning.training.losses import WeightedCrossEntropy
+from finetuning.training.losses import CrossEntropy
 
 
 def test_class_weights_weigh_the_loss_of_their_labels():
     logits = mx.nd.array([[0.0, 0.0], [0.0, 0.0]])
-    loss = WeightedCrossEntropy(np.array([1.0, 3.0]))(logits, mx.nd.array([0, 1], dtype="int32"))
+    loss = CrossEntropy(np.array([1.0, 3.0]))(logits, mx.nd.array([0, 1], dtype="int32"))
     assert loss.asnumpy().tolist() == pytest.approx([np.log(2), 3 * np.log(2)], rel=1e-5)
+
+
+def test_the_cross_entropy_and_its_gradient_are_as_exact_as_float32():
+    random = np.random.default_rng(0)
+    logits = random.normal(0, 8, (512, 3)).astype(np.float32)
+    label = random.integers(0, 3, 512)
+    array = mx.nd.array(logits)
+    array.attach_grad()
+    with autograd.record():
+        losses = CrossEntropy()(array, mx.nd.array(label))
+    losses.backward()
+    logits = logits.astype(np.float64)
+    np.testing.assert_allclose(
+        losses.asnumpy(), -log_softmax(logits, axis=1)[range(512), label], rtol=3e-7, atol=1e-6
+    )
+    expected = softmax(logits, axis=1) - np.eye(3)[label]
+    np.testing.assert_allclose(array.grad.asnumpy(), expected, atol=2e-7)
+
+
+def test_the_cross_entropy_of_logits_far_apart_is_finite():
+    losses = CrossEntropy()(mx.nd.array([[3e4, -3e4]]), mx.nd.array([1]))
+    assert losses.asnumpy() == [6e4]
 
 
 def test_class_weights_move_what_is_learned(finetune_here, tmp_path):

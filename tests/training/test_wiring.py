@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from helpers import FLAGS, write_sentences
 from mxnet import autograd
 
 from bert.classifier import BERTClassifier
@@ -79,6 +80,36 @@ def test_the_network_sees_dev_batch_size_rows_at_once(flags, largest, train, mon
 def test_early_stop_ends_a_run_that_does_not_improve(flags, epochs, train):
     out = train(*SHORT, *NO_STEP, "--epochs", "4", *flags, out="out")
     assert len(json.loads((out / "metrics.json").read_text())["epochs"]) == epochs
+
+
+def test_of_epochs_with_the_same_score_the_one_with_the_lowest_dev_loss_is_the_best(
+    finetune_here, tmp_path
+):
+    train = write_sentences(tmp_path / "train.csv", 60, 0)
+    files = ("--train_file", train, "--dev_fraction", "0.3", "--optimizer", "adamw")
+    code, out = finetune_here(*FLAGS, *files, "--epochs", "4", "--lr", "3e-3")
+    assert code == 0
+    results = json.loads((out / "metrics.json").read_text())
+    highest = max(row["dev"]["accuracy"] for row in results["epochs"])
+    equal = {
+        r["epoch"]: r["dev"]["loss"] for r in results["epochs"] if r["dev"]["accuracy"] == highest
+    }
+    assert len(equal) > 1 and min(equal, key=equal.get) != min(equal)
+    assert results["best"]["epoch"] == min(equal, key=equal.get)
+
+
+def test_training_steps_are_made_whatever_the_epochs(train):
+    for steps in (1, 9):
+        out = train(*SHORT, "--training_steps", steps, out=f"{steps}")
+        results = json.loads((out / "metrics.json").read_text())
+        assert results["curve"]["update"][-1] == steps
+    assert len(results["epochs"]) == 3  # of three updates each
+
+
+def test_a_run_of_one_update_learns(train):
+    start = trained(train(*SHORT, *NO_STEP, out="start"))
+    one = trained(train(*SHORT, "--training_steps", "1", "--lr", "1e-3", out="one"))
+    assert 0 < np.abs(one - start).max() <= 1.1e-3
 
 
 def test_a_run_ends_with_its_most_confident_dev_predictions(train, glue_dir, capsys):
