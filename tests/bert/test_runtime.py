@@ -33,6 +33,17 @@ def test_the_users_number_of_threads_is_kept(environment, threads):
     assert run.stdout.split() == [str(threads)], run.stderr
 
 
+@pytest.mark.parametrize(
+    "environment, spins",
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+)
+def test_waiting_threads_give_way_unless_the_user_has_a_policy(environment, spins):
+    code = "import os; from bert import runtime; runtime.prepare(); "
+    code += "print(os.environ.get('GOMP_SPINCOUNT'))"
+    free = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    assert run_script("-c", code, env=free | environment).stdout.split() == [spins]
+
+
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """A machine of four hyper-threads on two cores; returns the file with a container's quota."""
