@@ -46,6 +46,27 @@ def compute(logits: np.ndarray, label: np.ndarray, names: tuple[str, ...]) -> di
     return {name: float(functions[name]()) for name in names}
 
 
+def chance_loss(label: np.ndarray, regression: bool) -> float:
+    """Return the least mean loss of a model that gives all examples the same answer.
+
+    It is the entropy of the labels (nats), or of a regression their variance.
+    """
+    if regression:
+        return float(np.var(label.astype(np.float64)))
+    share = np.unique(label, return_counts=True)[1] / len(label)
+    return float(-(share * np.log(share)).sum())
+
+
+def no_better_than_chance(logits: np.ndarray, label: np.ndarray, regression: bool) -> bool:
+    """Return whether predictions are as good as unrelated to the labels.
+
+    Their correlation (Matthews', of a regression Pearson's) is then less than 2.5 standard errors
+    of that of unrelated ones, 1 / sqrt(examples); of fewer than 25 examples it is less than 0.5.
+    """
+    (correlation,) = compute(logits, label, ("pearson" if regression else "matthews",)).values()
+    return correlation < min(0.5, 2.5 / np.sqrt(len(label)))
+
+
 def rank(scores: dict[str, float], metric: str) -> tuple[float, float]:
     """Return what models are compared by: the metric, and of equal ones the lower loss."""
     return scores[metric], -scores["loss"]

@@ -20,7 +20,7 @@ from finetuning.data import summary
 from finetuning.data.splits import read_splits, tokenize_splits
 from finetuning.data.tasks import task_from_config, task_to_config
 from finetuning.options import Options
-from finetuning.results import model_card
+from finetuning.results import metrics, model_card
 from finetuning.results.predictions import confident_text, labels_of, logits_of
 from finetuning.training import repeats
 from finetuning.training.check import try_longest_batch
@@ -167,12 +167,33 @@ def train_and_report(run: Run) -> dict:
         logits = logits_of((folder / "dev_predictions.tsv").read_text(encoding="utf-8"))
         log.info("\n" + confident_text(run.data.dev_texts, logits, task))
     console.log_epochs(results, task.metrics[0])
+    if complaint := why_no_better_than_chance(run, results):
+        log.warning(f"warning: {complaint}")
     files = (*RESULT_FILES, "README.md", "train.log")
     there = [name for name in files if (folder / name).exists()]
     log.info(f"files in {folder}: {', '.join(there)}")
     texts = ' --text_b "…"' if task.text_b_column else ""
     log.info(f'predict with: python3 predict.py --model_dir {folder} --text_a "…"{texts}')
     return results
+
+
+def why_no_better_than_chance(run: Run, results: dict) -> str | None:
+    """Say what to try if the best model's dev predictions are no better than chance."""
+    folder, dev, regression = run.folder, run.data.dev[""], run.data.task.regression
+    logits = logits_of((folder / "dev_predictions.tsv").read_text(encoding="utf-8"))
+    if not metrics.no_better_than_chance(logits, dev.label, regression):
+        return None
+    lowest = min(row["train_loss"] or np.inf for row in results["epochs"])
+    chance = metrics.chance_loss(run.train.label, regression)
+    advice = (
+        f"its loss fell from {chance:.3f} (chance) to {lowest:.3f} on the training data, so it has "
+        "learned them by heart: check that the labels belong to the texts, or train on more data"
+        if lowest < 0.9 * chance
+        else "it did not learn the training data either: try a lower --lr than "
+        f"{run.options.lr:g} or a longer --warmup_ratio, more --epochs, or another --seed, and "
+        "check that the labels belong to the texts"
+    )
+    return f"on the dev data this model is no better than chance; {advice}"
 
 
 def calibrate(folder: Path) -> None:

@@ -112,6 +112,42 @@ def test_a_run_of_one_update_learns(train):
     assert 0 < np.abs(one - start).max() <= 1.1e-3
 
 
+CHANCE = "this model is no better than chance; "
+
+
+@pytest.mark.parametrize(
+    "shuffled, flags, sentence",
+    [
+        (False, ("--lr", "1e-2", "--epochs", "10", "--dropout", "0"), None),
+        (
+            True,
+            ("--lr", "2e-3", "--epochs", "40", "--dropout", "0"),
+            "has learned them by heart: check that the",
+        ),
+        (False, ("--lr", "1e-9", "--epochs", "1"), "did not learn the training data either: try"),
+        (False, ("--lr", "0.5", "--epochs", "2"), "did not learn the training data either: try"),
+    ],
+)
+@pytest.mark.parametrize("regression", [False, True])
+def test_a_run_that_learned_nothing_says_so(
+    shuffled, flags, sentence, regression, finetune_here, tmp_path, capsys
+):
+    path = write_sentences(tmp_path / "train.csv", 150, 0, regression)
+    if shuffled:
+        header, *rows = path.read_text().splitlines()
+        texts, labels = zip(*(row.rsplit(",", 1) for row in rows), strict=True)
+        labels = np.random.default_rng(4).permutation(labels)
+        rows = [",".join(row) for row in zip(texts, labels, strict=True)]
+        path.write_text("\n".join([header, *rows]) + "\n")
+    kind = ("--regression",) if regression else ()
+    files = ("--train_file", path, "--dev_fraction", "0.3", "--optimizer", "adamw", *kind)
+    code, _ = finetune_here(*FLAGS, *files, *flags)
+    assert code == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert (CHANCE in printed) == (sentence is not None)
+    assert sentence is None or sentence in printed
+
+
 def test_a_run_ends_with_its_most_confident_dev_predictions(train, glue_dir, capsys):
     out = train(*SHORT, "--lr", "1e-3", out="out")
     printed = capsys.readouterr().out.splitlines()
