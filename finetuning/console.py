@@ -184,6 +184,6 @@ def log_epochs(results: dict, metric: str) -> None:
     if "per_class" in best:
         log_classes(best)
     log.info(
-        f"* best dev {metric}: {best['dev'][metric]:.4f} (epoch {best['epoch']}; of equal ones "
-        "that with the lowest dev loss); model.params and dev_predictions.tsv are from that epoch"
+        f"* best dev {metric}: {best['dev'][metric]:.4f} (epoch {best['epoch']}); model.params and "
+        "dev_predictions.tsv are from that epoch"
     )
