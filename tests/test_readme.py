@@ -147,3 +147,15 @@ def test_flags_that_are_named_exist():
 def spans_of(text):
     """Return the flags with which the code spans of a text begin."""
     return set(re.findall(r"`(--[\w-]+)", text))
+
+
+def test_the_commands_of_gluonnlps_published_results_are_accepted():
+    page = (ROOT / "docs/reproducing.md").read_text("utf-8")
+    published = re.findall(r"^\|.*: .*\| `(--.*)` \| \d+ \|$", page, re.M)
+    assert len(published) == 7
+    for flags in published:
+        options = parse("", ["--data_dir", "glue_data", *flags.split(), "--gpu", "0"])
+        assert (options.bert_model, options.bert_dataset) == (
+            "bert_12_768_12",
+            "book_corpus_wiki_en_uncased",
+        )
