@@ -9,7 +9,8 @@ of them. The page, index.html, needs no other file and no network. It shows
 learning curves, the dev metric of each epoch (of several runs mean and standard
 deviation; published results where known), confusion matrix, reliability
 diagram, lengths and padding, and the most confident mistakes. The PNGs are the
-same figures.
+same figures. Of several runs it also prints a table: the arguments in which
+they differ, the best epoch's scores and the seconds of training.
 
 Exit codes: 0 success; 1 a file cannot be written; 2 a flag or file is wrong.
 """

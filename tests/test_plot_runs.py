@@ -171,6 +171,23 @@ def test_damaged_metrics_are_one_sentence(finetune_here, glue_dir, tmp_path, cap
     assert not (tmp_path / "pictures").exists()
 
 
+def test_several_runs_are_compared_in_a_table(finetune_here, glue_dir, tmp_path, capsys):
+    folders = []
+    for lr, epochs in (("1e-3", "1"), ("2e-3", "2")):
+        flags = ("--lr", lr, "--epochs", epochs)
+        folders.append(finetune_here("--data_dir", glue_dir, *flags, out=f"lr-{lr}")[1])
+    capsys.readouterr()
+    assert plot(*folders, "--output_dir", tmp_path / "pictures") == 0
+    header, _, *rows, written = capsys.readouterr().out.splitlines()
+    assert header.split()[:4] == ["run", "epochs", "lr", "best"] and "written" in written
+    for row, folder in zip(rows, folders, strict=True):
+        results = json.loads((folder / "metrics.json").read_text())
+        best, arguments = results["best"], results["arguments"]
+        values = [folder.name, str(arguments["epochs"]), str(arguments["lr"]), str(best["epoch"])]
+        values += [f"{score:.4f}" for score in best["dev"].values()]
+        assert row.split()[:-1] == values
+
+
 def test_a_run_that_is_given_twice_counts_once(seeds, tmp_path):
     assert plot(seeds, seeds / "seed-1", "--output_dir", tmp_path / "pictures") == 0
     assert "over 3 runs" in (tmp_path / "pictures/index.html").read_text()

@@ -12,9 +12,11 @@ from matplotlib.figure import Figure
 from bert.errors import RunError, UserError
 from bert.files import replacing
 from bert.terminal import say, shown
+from finetuning.console import table
 from finetuning.output import folder_target
 from finetuning.results import pictures
 from finetuning.results.finished_run import FinishedRun, read_run, runs_in
+from finetuning.results.metrics import rank
 
 _LONGEST_CELL = 5000  # characters
 _MOST_CONFUSIONS = 30
@@ -36,7 +38,7 @@ def write(folders: Sequence[str], output_dir: Path, overwrite: bool) -> None:
     folder = folder_target(output_dir, [*map(Path, folders), *paths], overwrite, is_page)
     runs = [read_run(path) for path in paths]
     _refuse_different_tasks(runs)
-    best = max(runs, key=lambda run: run.score)
+    best = max(runs, key=lambda run: rank(run.results["best"]["dev"], run.metric))
     names = "".join(text for run in runs for text in (run.name, *run.labels))
     families, drawable = pictures.fonts_for(names)
     drawn = [pictures.with_names(run, drawable) for run in runs]
@@ -54,7 +56,29 @@ def write(folders: Sequence[str], output_dir: Path, overwrite: bool) -> None:
             temporary.write_bytes(content)
     for name in _TITLES.keys() - figures.keys():
         (folder / f"{name}.png").unlink(missing_ok=True)
+    if len(runs) > 1:
+        say(comparison(runs))
     say(shown(f"written to {output_dir}: {', '.join(files)}"))
+
+
+def comparison(runs: list[FinishedRun]) -> str:
+    """Return a table of runs: the arguments that differ, the best epoch's scores, seconds."""
+    arguments = [run.results["arguments"] for run in runs]
+    names = dict.fromkeys(name for values in arguments for name in values)
+    differing = [n for n in names if len({str(values.get(n)) for values in arguments}) > 1]
+    metrics = list(runs[0].results["best"]["dev"])
+    rows = [
+        [
+            run.name,
+            *(str(values.get(name, "")) for name in differing),
+            run.results["best"]["epoch"],
+            *(run.results["best"]["dev"].get(name, "") for name in metrics),
+            f"{sum(row['seconds'] for row in run.results['epochs']):.0f}",
+        ]
+        for run, values in zip(runs, arguments, strict=True)
+    ]
+    header = ["run", *differing, "best epoch", *(f"dev {name}" for name in metrics), "seconds"]
+    return table(header, rows)
 
 
 def is_page(folder: Path) -> bool:
