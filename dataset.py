@@ -20,6 +20,10 @@ DEV_EXAMPLES = "dev_examples.params"
 _LENGTH_MULTIPLE = 8
 
 
+# Where an example comes from: the row of its file, from 0, and the line where it begins, from 1.
+ORIGIN = np.dtype([("row", np.int64), ("line", np.int64)])
+
+
 class Texts(Sequence):
     """A sequence of strings in one UTF-8 buffer, with half the memory of a list of ``str``."""
 
@@ -59,6 +63,7 @@ class Examples:
     text_b: Sequence[str] | None
     label: np.ndarray  # [examples] int32, or float32 for regression
     labelled: bool = True
+    origin: np.ndarray | None = None  # [examples] ORIGIN; None: unknown
 
     def __len__(self) -> int:
         return len(self.text_a)
@@ -67,7 +72,8 @@ class Examples:
         """Return the examples with these indices, in their order."""
         text_a = Texts(self.text_a[i] for i in indices)
         text_b = None if self.text_b is None else Texts(self.text_b[i] for i in indices)
-        return Examples(text_a, text_b, self.label[indices], self.labelled)
+        origin = None if self.origin is None else self.origin[indices]
+        return Examples(text_a, text_b, self.label[indices], self.labelled, origin)
 
     def sample(self, size: int, seed: int) -> Examples:
         """Return ``size`` examples (or all, if there are fewer) drawn by the seed, in order."""
@@ -91,6 +97,7 @@ class TokenizedExamples:
     label: np.ndarray  # [examples] int32, or float32 for regression
     max_len: int  # no example has more tokens
     truncated: np.ndarray  # [examples] bool: cut to max_len
+    origin: np.ndarray | None = None  # [examples] ORIGIN; None: unknown; not saved
 
     def __len__(self) -> int:
         return len(self.label)
@@ -104,7 +111,7 @@ class TokenizedExamples:
         return self.input_ids, self.offsets, self.first_segment, self.label
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Return all arrays by name, for a file; :meth:`from_arrays` is the inverse."""
+        """Return the arrays by name, for a file; :meth:`from_arrays` is the inverse."""
         arrays = {name: getattr(self, name) for name in _ARRAYS}
         arrays["truncated"] = self.truncated.view(np.uint8)
         return {**arrays, "max_len": np.array([self.max_len], np.int32)}
@@ -146,13 +153,21 @@ class TokenizedExamples:
             self.label[indices],
             self.max_len,
             self.truncated[indices],
+            None if self.origin is None else self.origin[indices],
         )
 
 
 def tokenize(examples: Examples, tokenizer: BERTTokenizer, max_len: int) -> TokenizedExamples:
     """Turn examples into token ids of at most ``max_len`` tokens each."""
     encoded = tokenizer.encode(examples.text_a, examples.text_b, max_len)
-    return TokenizedExamples(*encoded[:3], examples.label, max_len, encoded.truncated)
+    return TokenizedExamples(
+        *encoded[:3], examples.label, max_len, encoded.truncated, examples.origin
+    )
+
+
+def rows_of(examples: Examples | TokenizedExamples) -> np.ndarray:
+    """Return the row of its file of each example, from 0: int64 ``[examples]``."""
+    return np.arange(len(examples)) if examples.origin is None else examples.origin["row"]
 
 
 def length_statistics(

@@ -6,12 +6,17 @@
         --text_b "There was rain."
     cat texts | python3 predict.py --model_dir output_dir > predictions.jsonl
 
---input is TSV, CSV or JSON Lines, by its ending (optionally with .gz). Its
-columns are named as those the model was trained on, or text_a (and text_b);
-other columns are ignored. A model of a GLUE task reads the task's own files as
-training did. Standard input takes one example per line: text_a, or
-text_a<TAB>text_b, or a JSON object. It is answered after every --batch_size
-lines; --batch_size 1 answers line by line.
+--input is TSV, CSV or JSON Lines, by its ending (optionally with .gz) or by
+--input_format. In TSV one line is one row, and quotes are text (with
+--input_format quoted_tsv, or after a training with --quoted_tsv, they quote, as
+in CSV); CSV is as in RFC 4180; JSON Lines has an object per line. A blank line
+is a row only in a table of one column. Columns are named as those the model was
+trained on, or text_a (and text_b); other columns are ignored. A model of a GLUE
+task reads the task's own files as training did.
+
+Standard input takes one example per line: text_a, or text_a<TAB>text_b, or a
+JSON object. It is answered after every --batch_size lines; --batch_size 1
+answers line by line. With --input - it is read like a file.
 
 Each output row has the input row's number (index, from 0), the label, and one
 probability per label; for a regression the score. Rows keep the input's order.
@@ -36,7 +41,10 @@ import argparse
 
 from bert import runtime, terminal
 from finetuning import command
+from finetuning.data.tables import FORMATS
 from finetuning.parser import Parser, add_num_threads, count
+
+STANDARD_INPUT = "/dev/stdin"
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -50,7 +58,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--model_dir", metavar="DIR", required=True, help="output folder of a training run"
     )
-    parser.add_argument("--input", metavar="FILE", help="rows to predict (default: standard input)")
+    parser.add_argument(
+        "--input",
+        metavar="FILE",
+        help="rows to predict, - for standard input (default: lines of standard input)",
+    )
+    parser.add_argument(
+        "--input_format",
+        choices=FORMATS,
+        help="format of --input (default: by its ending)",
+    )
     parser.add_argument("--output", metavar="FILE", help="file to write (default: standard output)")
     parser.add_argument("--text_a", metavar="TEXT", help="predict this one example")
     parser.add_argument("--text_b", metavar="TEXT", help="second text of that example")
@@ -88,6 +105,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--text_b needs --text_a")
     if args.resume and not (args.input and args.output):
         parser.error("--resume needs --input and --output")
+    if args.input_format and not args.input:
+        parser.error("--input_format needs --input; - is standard input")
+    if args.input == "-":
+        args.input = STANDARD_INPUT
+    if args.input == STANDARD_INPUT and not args.input_format:
+        parser.error(f"--input - needs --input_format: {', '.join(FORMATS)}")
     ending = str(args.output).rpartition(".")[2]
     if ending in ("gz", "bz2", "xz", "zst"):
         parser.error(f"--output is not compressed: choose a name without .{ending}")

@@ -42,7 +42,7 @@ def measure_ours(path: Path, vocab_file: Path) -> np.ndarray:
     import dataset
     from bert.tokenizer import BERTTokenizer
     from finetuning.data.reading import read_own_training_file
-    from finetuning.data.tables import BadRows
+    from finetuning.data.rows import BadRows
     from finetuning.data.tasks import own_task
 
     tokenizer = BERTTokenizer(vocab_file)

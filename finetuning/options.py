@@ -76,6 +76,9 @@ class Options:
         unset="single texts")
     label_column: str = flag("label", str, "NAME", "column of the label")
     regression: bool = switch("the label column holds numbers to predict")
+    quoted_tsv: bool = switch(
+        "fields of .tsv files are quoted as in CSV, as spreadsheets write them",
+        unset="one line is one row, and quotes are text")
     dev_fraction: float | None = flag(None, _SHARE, "R",
         "evaluate on this share of --train_file, drawn within each label by the seed",
         decides=True)
@@ -253,7 +256,7 @@ RULES: tuple[Rule[Options], ...] = (
         "predicting with --only_inference", needs="output_dir"),
     Rule(_FILES, "--task_name is for GLUE's files", excludes="task_name"),
     Rule(_FILES, "--predict_test is for GLUE's test files", excludes="predict_test"),
-    Rule("text_a_column text_b_column label_column regression", needs=_FILES),
+    Rule("text_a_column text_b_column label_column regression quoted_tsv", needs=_FILES),
     Rule(_same_columns, "the columns of texts and label must be different ones"),
     Rule("dev_fraction folds", needs="train_file"),
     Rule("dev_file test_file", needs="train_file only_inference"),

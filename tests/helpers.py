@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from finetuning.data.reading import read_own, read_own_training_file
-from finetuning.data.tables import BadRows
+from finetuning.data.rows import BadRows
 from finetuning.data.tasks import own_task
 from finetuning.options import Options, parse
 

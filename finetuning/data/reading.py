@@ -12,11 +12,14 @@ from typing import Any
 import numpy as np
 
 from bert.errors import UserError
-from dataset import Examples, Texts
-from finetuning.data.tables import BadRows, NoColumnError, Row, listed, read_lines, table_rows
+from dataset import ORIGIN, Examples, Texts
+from finetuning.data.rows import BadRows, InputFile, Row
+from finetuning.data.tables import delimited_rows, format_of, listed, table_rows
 from finetuning.data.tasks import Task
 
 _LARGEST = float(np.finfo(np.float32).max)
+_COLUMN_ADVICE = "; --text_a_column, --text_b_column and --label_column name the columns"
+_QUOTED_ADVICE = "; if a spreadsheet has quoted the fields, pass --quoted_tsv"
 
 
 def read_glue(
@@ -29,10 +32,10 @@ def read_glue(
     path : Path
     task : Task
     bad : BadRows, optional
-        What to do with unusable rows. QQP's few rows that lack fields are skipped in any case;
-        in its test file, which needs a prediction for every row, the missing fields are empty.
+        What to do with bad rows. QQP's few rows that lack fields are skipped in any case.
     labelled : bool
-        Whether this is a training or dev file.
+        Whether this is a training or dev file. Of a test file no row is skipped: each needs a
+        prediction, and missing texts are empty.
 
     Raises
     ------
@@ -40,42 +43,36 @@ def read_glue(
         With file and line: no such file, no rows, a missing column or field, an unknown label,
         bytes that are not UTF-8.
     """
-    bad = bad or BadRows()
-    return _collect(path, _glue_rows(path, task, bad, labelled), task, bad)
+    file = InputFile(path, column_advice=f" ({task.name} has other columns)")
+    return _collect(file, glue_rows(file, task, labelled), task, bad or BadRows(), labelled)
 
 
-def _glue_rows(path: Path, task: Task, bad: BadRows, labelled: bool) -> Iterator[Row]:
-    columns = [task.text_a_column, task.text_b_column, task.label_column if labelled else None]
-    lines = read_lines(path)
+def glue_rows(file: InputFile, task: Task, labelled: bool) -> Iterator[Row]:
+    """Yield the rows of a GLUE file: text_a, text_b (or None) and, if ``labelled``, the label."""
+    columns = [
+        (task.text_a_column,),
+        (task.text_b_column,),
+        (task.label_column if labelled else None,),
+    ]
     header = task.train_header if labelled else None
-    if header is None:
-        _, text, problem = next(lines, (1, "", "the file is empty"))
-        header = tuple(text.rstrip("\r\n").split("\t"))
-        for column in columns:
-            if column is not None and column not in header:
-                problem = problem or f"columns found: {listed(header)}"
-                raise UserError(f"{path}, line 1: no column {column!r} of {task.name}; {problem}")
-    indices = [None if column is None else header.index(column) for column in columns]
-    malformed = BadRows(task.malformed_rows)
-    for line, text, problem in lines:
-        fields = text.rstrip("\r\n").split("\t")
-        missing = len(header) - len(fields)
-        if problem is None and missing:
-            problem = f"{len(fields)} tab-separated fields instead of {len(header)}"
-            if missing > 0 and task.malformed_rows:
-                malformed.add(path, line, problem)
-                bad.rows.append(malformed.rows[-1])
-                if labelled:
-                    continue
-                fields, problem = fields + [""] * missing, None
-        if problem:
-            bad.add(path, line, problem)
-        else:
-            yield line, [None if index is None else fields[index] for index in indices]
+    return delimited_rows(file, "tsv", columns, header, torn=task.malformed_rows > 0)
+
+
+class TornRows:
+    """Tells which rows of a file lack fields as some of QQP do, and are not too many."""
+
+    def __init__(self, task: Task):
+        self._left = task.malformed_rows
+
+    def tolerates(self, row: Row) -> bool:
+        if not (row.problem and row.values):
+            return False
+        self._left -= 1
+        return self._left >= 0
 
 
 def read_own(path: Path, task: Task, bad: BadRows, labelled: bool = True) -> Examples:
-    """Read a user's own file: TSV, CSV (both may be quoted) or JSON Lines, by its extension.
+    """Read a user's own file: TSV, CSV or JSON Lines, by its extension.
 
     Parameters
     ----------
@@ -84,14 +81,17 @@ def read_own(path: Path, task: Task, bad: BadRows, labelled: bool = True) -> Exa
         With its columns and labels.
     bad : BadRows
     labelled : bool
-        Whether the label column is required; otherwise it is optional.
+        Whether this is a training or dev file. Of a file to predict no row is skipped: the texts
+        that a bad row lacks are empty. Its labels are optional, and examples of which one has none
+        of the task's labels are without labels.
 
     Raises
     ------
     UserError
         With file and line: an unknown extension, a missing column, an unusable row or label.
     """
-    return _collect(path, _own_rows(path, task, bad, labelled), task, bad)
+    file = InputFile(path, _COLUMN_ADVICE, _QUOTED_ADVICE)
+    return _collect(file, _own_rows(file, task, labelled), task, bad, labelled)
 
 
 def read_own_training_file(path: Path, task: Task, bad: BadRows) -> tuple[Task, Examples]:
@@ -103,17 +103,18 @@ def read_own_training_file(path: Path, task: Task, bad: BadRows) -> tuple[Task, 
         With its labels, sorted.
     examples : Examples
     """
+    file = InputFile(path, _COLUMN_ADVICE, _QUOTED_ADVICE)
     found: dict[str, int] = {}
 
     def rows() -> Iterator[Row]:
-        for line, values in _own_rows(path, task, bad, labelled=True):
-            label = values[2]
+        for row in _own_rows(file, task, labelled=True):
+            label = None if row.problem else row.values[2]
             # Labels are fields of tables and headers.
             if label is not None and label.strip() and not set("\t\r\n") & set(label):
                 found.setdefault(label, len(found))
-            yield line, values
+            yield row
 
-    examples = _collect(path, rows(), task, bad, found)
+    examples = _collect(file, rows(), task, bad, True, found)
     if len(found) == 1:
         raise UserError(
             f"{path}: every row has the label {next(iter(found))!r}; at least two are needed"
@@ -124,18 +125,17 @@ def read_own_training_file(path: Path, task: Task, bad: BadRows) -> tuple[Task, 
     return replace(task, labels=tuple(labels)), replace(examples, label=renumbered)
 
 
-def _own_rows(path: Path, task: Task, bad: BadRows, labelled: bool) -> Iterator[Row]:
+def _own_rows(file: InputFile, task: Task, labelled: bool) -> Iterator[Row]:
     label = (task.label_column,) if labelled else (task.label_column, None)
     columns = [(task.text_a_column,), (task.text_b_column,), label]
-    try:
-        for line, values in table_rows(path, columns, bad):
-            if problem := empty_text(values[0], values[1]):
-                bad.add(path, line, problem)
-            else:
-                yield line, values
-    except NoColumnError as error:
-        flags = "--text_a_column, --text_b_column and --label_column name the columns"
-        raise UserError(f"{error}; {flags}") from None
+    return with_texts(table_rows(file, format_of(file.path, task.quoted_tsv), columns))
+
+
+def with_texts(rows: Iterable[Row]) -> Iterator[Row]:
+    """Yield all rows; those with an empty text have a problem."""
+    for row in rows:
+        problem = row.problem or empty_text(row.values[0], row.values[1])
+        yield row._replace(problem=problem) if problem else row
 
 
 def empty_text(text_a: str | None, text_b: str | None) -> str | None:
@@ -146,10 +146,11 @@ def empty_text(text_a: str | None, text_b: str | None) -> str | None:
 
 
 def _collect(
-    path: Path,
+    file: InputFile,
     rows: Iterable[Row],
     task: Task,
     bad: BadRows,
+    labelled: bool,
     index_of: dict[str, int] | None = None,
 ) -> Examples:
     """Make examples from rows of text_a, text_b (or None) and label (or None)."""
@@ -157,36 +158,56 @@ def _collect(
         index_of = {label: i for i, label in enumerate(task.labels)}
     text_a, text_b = Texts(), Texts()
     labels: array[Any] = array("f" if task.regression else "i")
-    labelled = False
-    for line, (a, b, label) in rows:
-        value: float | None = 0
-        if label is not None:
-            labelled = True
-            value = _finite(label) if task.regression else index_of.get(label)
-            if value is None:
-                bad.add(path, line, _not_a_label(label, task, index_of))
+    origin = array("q")
+    torn = TornRows(task)
+    for number, row in enumerate(rows):
+        problem = row.problem
+        label = row.values[2] if row.values else None
+        value = _number(label, task) if task.regression else index_of.get(label or "")
+        if value is None:
+            if labelled:
+                problem = problem or _not_a_label(label or "", task, index_of)
+            else:
+                file.count_unlabelled(row.line, label)
+        if problem:
+            bad.add(file.path, row, problem, kept=not labelled, tolerated=torn.tolerates(row))
+            if labelled:
+                file.count_skipped(row)
                 continue
+        a, b = row.values[:2] if row.values else ("", "")
         text_a.append(a or "")
-        if b is not None:
-            text_b.append(b)
-        labels.append(value)
+        if task.text_b_column is not None:
+            text_b.append(b or "")
+        labels.append(value or 0)
+        origin.extend((number, row.line))
+        file.count(row)
     if not labels:
-        raise UserError(f"{path} has no usable rows")
-    dtype = np.float32 if task.regression else np.int32
-    return Examples(text_a, text_b if len(text_b) else None, np.array(labels, dtype), labelled)
+        raise UserError(f"{file.path} has no usable rows")
+    bad.files.append(file)
+    numbers = np.array(labels, np.float32 if task.regression else np.int32)
+    pairs = None if task.text_b_column is None else text_b
+    known = file.unlabelled == 0
+    places = np.frombuffer(origin, ORIGIN)
+    return Examples(text_a, pairs, numbers if known else 0 * numbers, known, places)
 
 
-def _finite(text: str) -> float | None:
+def _number(text: str | None, task: Task) -> float | None:
+    """Return a score of the task; None if the text is none."""
+    if text is None or not text.isascii() or "_" in text:
+        return None  # float() takes more than what people write
     try:
         value = float(text)
     except ValueError:
         return None
-    return value if math.isfinite(value) and abs(value) <= _LARGEST else None
+    low, high = task.score_range or (-_LARGEST, _LARGEST)
+    return value if math.isfinite(value) and low <= value <= high else None
 
 
 def _not_a_label(label: str, task: Task, labels: Iterable[str]) -> str:
     if task.regression:
-        return f"{label!r} in the column {task.label_column!r} is not a number"
+        low, high = task.score_range or (-math.inf, math.inf)
+        among = f" from {low:g} to {high:g}" if task.score_range else ""
+        return f"{label!r} in the column {task.label_column!r} is not a number{among}"
     if not label.strip():
         return "the label is empty"
     if set("\t\r\n") & set(label):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from math import inf
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from bert.errors import UserError
 from bert.tokenizer import BERTTokenizer
 from dataset import Examples, TokenizedExamples
 from finetuning.data.reading import read_glue, read_own, read_own_training_file
-from finetuning.data.tables import BadRow, BadRows
+from finetuning.data.rows import BadRows
 from finetuning.data.tasks import OWN_DATA, Task, files_to_predict, find_task, own_task, task_folder
 from finetuning.options import Options
 
@@ -26,7 +25,7 @@ class Splits:
     train: Examples | None = None
     dev: dict[str, Examples] = field(default_factory=dict)  # suffix of its metrics -> examples
     test: dict[str, Examples] = field(default_factory=dict)  # name of its predictions -> examples
-    bad_rows: tuple[BadRow, ...] = ()  # skipped, or completed with empty fields
+    bad: BadRows = field(default_factory=BadRows)
 
 
 @dataclass(frozen=True)
@@ -141,8 +140,7 @@ def read_splits(options: Options, trained: Task | None) -> Splits:
 def _read_glue(options: Options, trained: Task | None) -> Splits:
     task = trained or find_task(options.task_name)
     folder = task_folder(options.data_dir, task)
-    bad = BadRows(inf if options.skip_bad_rows else 0)
-    completed = BadRows()  # no row of a test file is skipped: each needs a prediction
+    bad = BadRows(options.skip_bad_rows)
     dev = {suffix: read_glue(folder / file, task, bad) for suffix, file in task.dev_files.items()}
     train = None if options.only_inference else read_glue(folder / "train.tsv", task, bad)
     test = files_to_predict(folder, task) if options.predict_test else {}
@@ -150,8 +148,8 @@ def _read_glue(options: Options, trained: Task | None) -> Splits:
         task,
         train,
         dev,
-        {name: read_glue(path, task, completed, labelled=False) for name, path in test.items()},
-        (*bad.rows, *completed.rows),
+        {name: read_glue(path, task, bad, labelled=False) for name, path in test.items()},
+        bad,
     )
 
 
@@ -166,8 +164,9 @@ def _read_own(options: Options, trained: Task | None) -> Splits:
         options.label_column,
         trained.regression if trained else options.regression,
         trained.labels if trained else (),
+        options.quoted_tsv or bool(trained and trained.quoted_tsv),
     )
-    bad = BadRows(inf if options.skip_bad_rows else 0)
+    bad = BadRows(options.skip_bad_rows)
     train, dev, test = None, {}, {}
     if options.train_file:
         if task.labels or task.regression:
@@ -181,7 +180,7 @@ def _read_own(options: Options, trained: Task | None) -> Splits:
         train, dev[""] = train.take(rest), train.take(chosen)
     if options.test_file:
         test["test"] = read_own(options.test_file, task, bad, labelled=False)
-    return Splits(task, train, dev, test, tuple(bad.rows))
+    return Splits(task, train, dev, test, bad)
 
 
 def split_off(

@@ -2,34 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
-from bert.terminal import shown
 from bert.tokenizer import BERTTokenizer
 from dataset import TokenizedExamples
 from finetuning.console import log, log_header
+from finetuning.data.rows import BadRows, InputFile
 from finetuning.data.splits import Dataset
-from finetuning.data.tables import BadRow
 from finetuning.data.tasks import Task
 
 _PERCENTILES = (50, 90, 99)
-_BAD_ROWS_SHOWN = 5
 
 
-def log_bad_rows(rows: Sequence[BadRow]) -> None:
-    """Print the number of bad rows and the first of them."""
-    explained = "skipped (in a test split: kept, with missing fields left empty)"
-    log_header("bad rows", f"{len(rows)} {explained}")
-    for path, line, problem in rows[:_BAD_ROWS_SHOWN]:
+def log_files(bad: BadRows) -> None:
+    """Print what the lines of each file are, and the first of the bad rows."""
+    for file in bad.files:
+        log_header("file", f"{file.path}: {_lines(file)}")
+        for warning in _warnings(file):
+            log_header("warning", warning)
+    if bad.first:
+        kept = f", {bad.kept} kept to be predicted, with missing texts empty" if bad.kept else ""
+        log_header("bad rows", f"{bad.skipped} skipped{kept}")
+    for path, line, problem in bad.first:
         log_header("", f"{path}, line {line}: {problem}")
 
 
-def bad_rows_text(rows: Sequence[BadRow]) -> str:
-    """Return the bad rows as TSV: file, line, problem."""
-    lines = ["file\tline\tproblem", *("\t".join(map(shown, row)) for row in rows)]
-    return "\n".join(lines) + "\n"
+def _lines(file: InputFile) -> str:
+    """Return how many lines a file has, and how many of them are what; they add up."""
+
+    def rows(count: int, lines: int, what: str) -> str:
+        return f"{count} {what}" + (f" in {lines} lines" if lines != count else "")
+
+    parts = [
+        f"{file.header} header" if file.header else "",
+        rows(file.rows, file.row_lines, "rows"),
+        rows(file.skipped, file.skipped_lines, "skipped") if file.skipped else "",
+        f"{file.blank} blank" if file.blank else "",
+    ]
+    total = file.header + file.row_lines + file.skipped_lines + file.blank
+    return f"{total} lines: {', '.join(filter(None, parts))}"
+
+
+def _warnings(file: InputFile) -> Iterator[str]:
+    if file.first_of_several:
+        yield (
+            f"{file.path}, line {file.first_of_several}: the first row with line breaks inside "
+            "quotes; if it is more than one row, a quote is missing"
+        )
+    if file.looks_quoted and file.quoted_advice:
+        yield (
+            f"{file.path}, line {file.looks_quoted}: this text is quoted as in CSV, and the quotes "
+            f"are read as text{file.quoted_advice}"
+        )
+    if file.first_unlabelled or 0 < file.unlabelled < file.rows:
+        first = f" (the first: {file.first_unlabelled})" if file.first_unlabelled else ""
+        yield (
+            f"{file.path}: {file.unlabelled} of {file.rows} rows have no label that the model "
+            f"knows{first}: they are predicted, but the file is not scored"
+        )
 
 
 def log_data(data: Dataset) -> None:
@@ -123,7 +155,8 @@ def log_examples(task: Task, examples: TokenizedExamples, tokenizer: BERTTokeniz
         ids = examples.input_ids[examples.offsets[i] : examples.offsets[i + 1]]
         first = examples.first_segment[i]
         label = examples.label[i]
-        log.info(f"\nexample {i}: label {label if task.regression else task.labels[label]!r}")
+        number = i if examples.origin is None else examples.origin["row"][i]
+        log.info(f"\nexample {number}: label {label if task.regression else task.labels[label]!r}")
         log.info(f"  segment 0: {' '.join(tokens[id_] for id_ in ids[:first])}")
         if first < len(ids):
             log.info(f"  segment 1: {' '.join(tokens[id_] for id_ in ids[first:])}")

@@ -3,228 +3,311 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import json
-import zlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import math
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 from bert.errors import UserError
+from finetuning.data.lines import LONGEST_LINE, Line, read_lines
+from finetuning.data.rows import InputFile, Row
 
-# Far longer than any text for BERT: such a line lacks its line end, or a closing quote.
-_LONGEST_LINE = 1_000_000
 _MOST_NAMES_LISTED = 20
-_DELIMITERS = {".tsv": "\t", ".csv": ","}
-_JSON_LINES = (".jsonl", ".ndjson")
-
-# File, line from 1, and the problem of an unusable row.
-BadRow = tuple[Path, int, str]
-# The line on which a row begins, from 1, and its values in the wanted columns.
-Row = tuple[int, list[str | None]]
-
-
-class NoColumnError(UserError):
-    """A file lacks a wanted column."""
-
-
-class BadRows:
-    """Collects unusable rows; one more than ``allowed`` raises a UserError."""
-
-    def __init__(self, allowed: float = 0):
-        self._allowed = allowed
-        self.rows: list[BadRow] = []
-
-    def add(self, path: Path, line: int, problem: str) -> None:
-        self.rows.append((path, line, problem))
-        if len(self.rows) > self._allowed:
-            others = f" (after {len(self.rows) - 1} other bad rows)" if self._allowed else ""
-            raise UserError(f"{path}, line {line}: {problem}{others}")
+_ENDINGS = {
+    ".tsv": "tsv",
+    ".csv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+}
+# quoted_tsv: with CSV's quotes, as spreadsheets write it.
+FORMATS = ("tsv", "quoted_tsv", "csv", "jsonl")
+_DELIMITERS = {"quoted_tsv": "\t", "csv": ","}
 
 
 def listed(names: Iterable[str]) -> str:
     """Return names as text: the first twenty, and their number if there are more."""
-    names = list(map(str, names))
+    names = [name if name == name.strip() and name else repr(name) for name in map(str, names)]
     more = f", … ({len(names)} in all)" if len(names) > _MOST_NAMES_LISTED else ""
     return ", ".join(names[:_MOST_NAMES_LISTED]) + more
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str, str | None]]:
-    """Yield (line number from 1, line with its end, its problem or None) for each line of a file.
-
-    Raises UserError if the file cannot be read.
-    """
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            yield from split_lines(file)
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or f"it is damaged ({error})"
-        raise UserError(f"cannot read {path}: {reason}") from None
-
-
-def split_lines(file: BinaryIO | gzip.GzipFile) -> Iterator[tuple[int, str, str | None]]:
-    """Read an open file as :func:`read_lines`; a byte order mark is dropped."""
-    # Split before decoding: str.splitlines knows line ends (U+2028) that files do not have, and a
-    # decoding error can then name its line.
-    number = 0
-    while content := file.readline(_LONGEST_LINE):
-        number += 1
-        problem = None
-        if number == 1:
-            content = content.removeprefix(b"\xef\xbb\xbf")
-        if len(content) == _LONGEST_LINE and not content.endswith(b"\n"):
-            problem = f"the line is longer than {_LONGEST_LINE:,} bytes"
-            # For csv, the rest of the line still opens or closes a quoted field.
-            quotes = content.count(b'"')
-            while not content.endswith(b"\n") and (content := file.readline(_LONGEST_LINE)):
-                quotes += content.count(b'"')
-            content = b'"' * (quotes % 2) + b"\n"
-        try:
-            text = content.decode()
-        except UnicodeDecodeError as error:
-            problem = f"byte {error.start + 1} is not UTF-8 text"
-            text = content.decode(errors="replace")
-        if "\0" in text:
-            problem = problem or f"byte {content.index(0) + 1} is NUL, which is not text"
-            text = text.replace("\0", "\ufffd")
-        yield number, text, problem
+def format_of(path: Path, quoted_tsv: bool = False) -> str:
+    """Return the format of a file by its ending; UserError if the ending is unknown."""
+    endings = [ending.lower() for ending in path.suffixes if ending.lower() != ".gz"]
+    format = _ENDINGS.get(endings[-1] if endings else "")
+    if format is None:
+        raise UserError(
+            f"{path}: unknown file type; use one of {', '.join(_ENDINGS)} (optionally with .gz)"
+        )
+    return "quoted_tsv" if quoted_tsv and format == "tsv" else format
 
 
 def table_rows(
-    path: Path, columns: Sequence[tuple[str | None, ...]], bad: BadRows
+    file: InputFile, format: str, columns: Sequence[tuple[str | None, ...]]
 ) -> Iterator[Row]:
-    """Yield the rows of a TSV, CSV (both may be quoted) or JSON Lines file, by its extension.
+    """Yield all rows of a file in order, usable or not; blank lines are none.
 
     Parameters
     ----------
-    path : Path
+    file : InputFile
+    format : str
+        One of ``FORMATS``. ``tsv``: one line is one row, and quotes are characters. ``csv``,
+        ``quoted_tsv``: RFC 4180. ``jsonl``: a JSON object in each line.
     columns : sequence of tuples
         The possible names of each wanted column. If None is among them, the column is optional
         and its values may be None.
-    bad : BadRows
-        What to do with unusable rows.
 
     Raises
     ------
     UserError
-        With file and line: an unknown extension, no such file, a missing column (NoColumnError)
-        or one that is in the header twice.
+        With file and line: no such file, a missing column, or one that is in the header twice.
     """
-    endings = [ending.lower() for ending in path.suffixes if ending.lower() != ".gz"]
-    ending = endings[-1] if endings else ""
-    if ending in _JSON_LINES:
-        return _json_rows(path, columns, bad)
-    if ending in _DELIMITERS:
-        return _delimited_rows(path, _DELIMITERS[ending], columns, bad)
-    known = ", ".join((*_DELIMITERS, *_JSON_LINES))
-    raise UserError(f"{path}: unknown file type; use one of {known} (optionally with .gz)")
+    if format == "jsonl":
+        return _json_rows(file, columns)
+    return delimited_rows(file, format, columns)
 
 
-def _find(names: Sequence[str | None], found: Collection[str], where: str) -> str | None:
-    """Return the first of ``names`` that was found."""
-    for name in names:
-        if name is None or name in found:
-            return name
-    wanted = " or ".join(repr(name) for name in names)
-    raise NoColumnError(f"{where}: no column {wanted}; columns found: {listed(found)}")
-
-
-def _delimited_rows(
-    path: Path, delimiter: str, columns: Sequence[tuple[str | None, ...]], bad: BadRows
+def delimited_rows(
+    file: InputFile,
+    format: str,
+    columns: Sequence[tuple[str | None, ...]],
+    header: Sequence[str] | None = None,
+    torn: bool = False,
 ) -> Iterator[Row]:
-    problems: list[tuple[int, str]] = []  # of the current row
+    """Yield rows as :func:`table_rows`, of a table.
 
-    def lines() -> Iterator[str]:
-        for number, text, problem in read_lines(path):
+    Parameters
+    ----------
+    header : sequence of str, optional
+        The names of the columns, of a file without a header.
+    torn : bool
+        Whether rows may be torn in several lines: then a blank line is a part of a row.
+    """
+    plain = format == "tsv"
+    if plain:
+        records = _tab_records(file.path)
+    else:
+        # Where the number of fields is wrong, a quote has probably taken in too much.
+        records = _quoted_records(
+            file.path,
+            _DELIMITERS[format],
+            lambda fields: header is None or len(fields) == len(header),
+        )
+    indices = [] if header is None else _indices(file, 1, header, columns)
+    for line, lines, fields, problem in records:
+        if header is None:
             if problem:
-                problems.append((number, problem))
-            yield text
+                raise UserError(f"{file.path}, line {line}: {problem}")
+            if fields:
+                header, file.header = fields, lines
+                indices = _indices(file, line, header, columns)
+            else:
+                file.blank += 1
+            continue
+        if not (fields or problem):
+            if len(header) > 1 and not torn:
+                file.blank += 1
+                continue
+            fields = [""]
+        missing = 0
+        if problem is None:
+            missing = max(0, len(header) - len(fields))
+            problem = _wrong_fields(file, fields, len(header), plain)
+        values: list[str | None] = []
+        if problem is None or missing:
+            padded = [*fields, *[""] * missing]
+            values = [None if index is None else padded[index] for index in indices]
+        if plain and file.looks_quoted is None and any(map(_looks_quoted, values)):
+            file.looks_quoted = line
+        yield Row(line, values, problem, lines)
+    if header is None:
+        raise UserError(f"{file.path}, line 1: the file is empty")
 
-    csv.field_size_limit(_LONGEST_LINE)
-    reader = csv.reader(lines(), delimiter=delimiter, strict=True)
-    header = None
+
+def _wrong_fields(file: InputFile, fields: list[str], width: int, plain: bool) -> str | None:
+    """Return what is wrong with the fields of a row of ``width`` columns."""
+    if len(fields) == width:
+        if plain and width == 1 and "\r" in fields[0]:
+            return "a stray carriage return: it may be the end of a row"
+        return None
+    if not plain:
+        return f"{len(fields)} fields, but the header has {width}"
+    open_quote = any(field.startswith('"') and field.count('"') % 2 for field in fields)
+    advice = file.quoted_advice if open_quote else ""
+    return f"{len(fields)} tab-separated fields instead of {width}{advice}"
+
+
+def _looks_quoted(text: str | None) -> bool:
+    """Tell whether a text looks as a spreadsheet quotes one that contains quotes."""
+    if not text or text[0] != '"' or text[-1] != '"':
+        return False
+    return '""' in text[1:-1] and '"' not in text[1:-1].replace('""', "")
+
+
+def _indices(
+    file: InputFile, line: int, header: Sequence[str], columns: Sequence[tuple[str | None, ...]]
+) -> list[int | None]:
+    """Return where the wanted columns are in a header."""
+    where = f"{file.path}, line {line}"
+    found: list[int | None] = []
+    for choices in columns:
+        name = next((name for name in choices if name is None or name in header), "")
+        if name is None:
+            found.append(None)
+            continue
+        if name not in choices:
+            quoted = any(name[:1] == name[-1:] == '"' for name in header)
+            advice = file.quoted_advice if quoted else file.column_advice
+            if any("\r" in name for name in header):
+                advice = "; if carriage returns end the lines, convert them with tr '\\r' '\\n'"
+            wanted = " or ".join(map(repr, choices))
+            raise UserError(f"{where}: no column {wanted}; columns found: {listed(header)}{advice}")
+        if header.count(name) > 1:
+            raise UserError(f"{where}: the column {name!r} is in the header twice")
+        found.append(header.index(name))
+    return found
+
+
+# Of a table: its line, how many it takes, the fields (none: it is blank), the problem.
+_Record = tuple[int, int, list[str], str | None]
+
+
+def _tab_records(path: Path) -> Iterator[_Record]:
+    """Read TSV as IANA's text/tab-separated-values: one line is one record, quotes are text."""
+    for line, text, problem in read_lines(path):
+        text = text.rstrip("\r\n")
+        yield line, 1, text.split("\t") if text else [], problem
+
+
+def _quoted_records(
+    path: Path, delimiter: str, fits: Callable[[list[str]], bool]
+) -> Iterator[_Record]:
+    """Read CSV as RFC 4180.
+
+    A record at fault (its quotes do not match, or ``fits`` is False of its fields) costs its first
+    line only: reading continues with the next one. Otherwise a stray quote would take all lines up
+    to the next quote.
+    """
+    csv.field_size_limit(LONGEST_LINE)
+    lines = _Rereadable(read_lines(path))
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
-        line = reader.line_num + 1  # where the row begins: a quoted field may contain line ends
+        lines.taken = []
+        fields: list[str] = []
+        mismatch = None
         try:
             fields = next(reader)
         except StopIteration:
-            break
+            return
         except csv.Error as error:
-            problems.append((line, _csv_problem(str(error))))
-        if problems:
-            if header is None:
-                raise UserError(f"{path}, line {problems[0][0]}: {problems[0][1]}")
-            bad.add(path, *problems[0])
-            problems.clear()
-        elif not fields:
-            continue  # a blank line
-        elif header is None:
-            header = fields
-            twice = [name for name in header if header.count(name) > 1]
-            if twice:
-                raise UserError(
-                    f"{path}, line {line}: the column {twice[0]!r} is in the header twice"
-                )
-            names = [_find(choices, header, f"{path}, line {line}") for choices in columns]
-            indices = [None if name is None else header.index(name) for name in names]
-        elif len(fields) != len(header):
-            bad.add(path, line, f"{len(fields)} fields, but the header has {len(header)}")
-        else:
-            yield line, [None if index is None else fields[index] for index in indices]
-    if header is None:
-        raise UserError(f"{path}, line 1: the file is empty")
+            mismatch = _csv_problem(str(error))
+        problems = [(line, problem) for line, _, problem in lines.taken if problem]
+        if mismatch or not (problems or fits(fields)):
+            lines.put_back()
+            problems = problems if lines.taken[0][2] else []
+        first = lines.taken[0][0]
+        line, problem = problems[0] if problems else (first, mismatch)
+        yield line, len(lines.taken), fields, problem
+
+
+class _Rereadable:
+    """Iterates over texts of lines, and can go back to the second of ``taken``."""
+
+    def __init__(self, lines: Iterator[Line]):
+        self._lines = lines
+        self._again: deque[Line] = deque()
+        self.taken: list[Line] = []
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._again.popleft() if self._again else next(self._lines)
+        self.taken.append(line)
+        return line[1]
+
+    def put_back(self) -> None:
+        self._again.extendleft(reversed(self.taken[1:]))
+        del self.taken[1:]
 
 
 def _csv_problem(reason: str) -> str:
     if "field larger" in reason or "unexpected end" in reason:
-        return "a quote opened in this row is never closed"
+        return (
+            "a quote opened in this row is never closed, or only after more than "
+            f"{LONGEST_LINE:,} characters"
+        )
     if "new-line character" in reason:
         return "a stray carriage return outside quotes"
     return f"quotes do not match ({reason})"
 
 
-def _json_rows(
-    path: Path, columns: Sequence[tuple[str | None, ...]], bad: BadRows
-) -> Iterator[Row]:
-    names = None
-    for line, text, problem in read_lines(path):
+def _json_rows(file: InputFile, columns: Sequence[tuple[str | None, ...]]) -> Iterator[Row]:
+    line = None
+    for line, text, problem in read_lines(file.path):
         if problem is None and not text.strip():
+            file.blank += 1
             continue
-        try:
-            if problem:
-                raise ValueError(problem)
-            content = parse_object(text)
-            if names is None:
-                names = [_find(choices, content, f"{path}, line {line}") for choices in columns]
-            values = [None if name is None else text_of(content, name) for name in names]
-        except UserError:
-            raise
-        except ValueError as error:
-            bad.add(path, line, str(error))
-        else:
-            yield line, values
-    if names is None and not bad.rows:
-        raise UserError(f"{path}, line 1: the file is empty")
+        values: list[str | None] = []
+        if problem is None:
+            try:
+                content = parse_object(text)
+                values = [text_of(content, names, file.column_advice) for names in columns]
+            except ValueError as error:
+                problem = str(error)
+        yield Row(line, values, problem)
+    if line is None or line == file.blank:
+        raise UserError(f"{file.path}, line 1: the file is empty")
 
 
-def parse_object(text: str) -> dict:
+class _Object(dict):
+    """A JSON object that remembers which keys it has twice."""
+
+    def __init__(self, pairs: list[tuple[str, object]]):
+        super().__init__(pairs)
+        keys = [key for key, _ in pairs] if len(self) < len(pairs) else []
+        self.twice = {key for key, count in Counter(keys).items() if count > 1}
+
+
+def parse_object(text: str) -> _Object:
     """Parse a JSON object; raises ValueError if the text is not one."""
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=_Object)
     except (ValueError, RecursionError):
-        raise ValueError("not JSON") from None
-    if not isinstance(content, dict):
-        raise ValueError("not a JSON object")
+        raise ValueError("not JSON; each line must be a JSON object") from None
+    if not isinstance(content, _Object):
+        raise ValueError("not a JSON object; each line must be one")
     return content
 
 
-def text_of(content: dict, name: str) -> str:
-    """Return a value of a JSON object as text; raises ValueError if it has none."""
-    value = content.get(name)
-    if value is None:
-        raise ValueError(f"the object has no {name!r}; it has: {listed(content)}")
+def text_of(content: _Object, names: Sequence[str | None], advice: str = "") -> str | None:
+    """Return the first of these values that a JSON object has, as text.
+
+    None if None is among the names; otherwise raises ValueError, followed by ``advice`` if the
+    object has no such key.
+    """
+    for name in names:
+        if name is not None and content.get(name) is not None:
+            return _text(content, name)
+    if None in names:
+        return None
+    null = [name for name in names if name in content]
+    if null:
+        raise ValueError(f"{null[0]!r} is null")
+    wanted = " or ".join(map(repr, names))
+    raise ValueError(f"the object has no {wanted}; it has: {listed(content)}{advice}")
+
+
+def _text(content: _Object, name: str) -> str:
+    value = content[name]
+    if name in content.twice:
+        raise ValueError(f"{name!r} is in the object twice")
     if isinstance(value, (dict, list)):
         raise ValueError(f"{name!r} is neither text nor a number")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name!r} is {value}, which is not JSON")
     text = value if isinstance(value, str) else json.dumps(value)
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
         raise ValueError(f"{name!r} contains half of a surrogate pair, which is not text")

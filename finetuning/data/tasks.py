@@ -45,6 +45,7 @@ class Task:
     metrics: tuple[str, ...]  # the first selects the best epoch
     regression: bool = False
     score_range: tuple[float, float] | None = None  # of a regression's test predictions
+    quoted_tsv: bool = False  # of own data: TSV has CSV's quotes
     # The rest is for GLUE.
     # Suffix of its metrics -> dev file; the one with the suffix "" selects the best epoch.
     dev_files: dict[str, str] = field(default_factory=lambda: {"": "dev.tsv"})
@@ -196,11 +197,20 @@ def own_task(
     label_column: str,
     regression: bool,
     labels: tuple[str, ...] = (),
+    quoted_tsv: bool = False,
 ) -> Task:
-    """Describe a user's own files; labels that are not known yet are empty."""
+    """Describe a user's own files; labels that are not known yet are empty.
+
+    Raises UserError if two of the columns are the same.
+    """
     metrics = ("pearson", "spearman") if regression else ("accuracy", "macro_f1")
     columns = (text_a_column, text_b_column, label_column)
-    return Task(OWN_DATA, *columns, labels, metrics, regression)
+    for column in columns:
+        if columns.count(column) > 1:
+            raise UserError(
+                f"the columns of texts and label must be different ones: {column!r} is two of them"
+            )
+    return Task(OWN_DATA, *columns, labels, metrics, regression, quoted_tsv=quoted_tsv)
 
 
 def task_to_config(task: Task) -> dict:
@@ -214,6 +224,7 @@ def task_to_config(task: Task) -> dict:
         "problem_type": "regression" if task.regression else "single_label_classification",
         "id2label": {str(i): label for i, label in enumerate(labels)},
         "label2id": {label: i for i, label in enumerate(labels)},
+        **({"quoted_tsv": True} if task.quoted_tsv else {}),
     }
 
 
@@ -237,6 +248,7 @@ def task_from_config(config: dict) -> Task:
                 config["label_column"],
                 regression,
                 () if regression else labels,
+                config.get("quoted_tsv") is True,
             )
     except (KeyError, TypeError) as error:
         raise UserError(

@@ -42,12 +42,13 @@ def run(args: argparse.Namespace) -> None:
     if args.text_a is not None:
         rows = iter([argument_row(args.text_a, args.text_b)])
     elif args.input:
-        rows = file_rows(Path(args.input), task, args.skip_bad_rows)
+        rows = file_rows(Path(args.input), task, args.skip_bad_rows, args.input_format)
     elif sys.__stdin__ is None:
         raise UserError("standard input is closed: pass --input or --text_a")
     else:
         rows = line_rows(sys.stdin.buffer, task)
-    chunk = args.batch_size * (_BATCHES_PER_CHUNK if args.input else 1)
+    stream = args.input in (None, "/dev/stdin")
+    chunk = args.batch_size * (1 if stream else _BATCHES_PER_CHUNK)
     answers_errors = args.skip_bad_rows or not (args.input or args.text_a is not None)
     on_terminal = not args.output and sys.stdout.isatty()
     output = OutputFormat(args.format, task, answers_errors, on_terminal)
@@ -237,6 +238,7 @@ def _origin(args: argparse.Namespace, output: OutputFormat) -> dict[str, object]
     origin: dict[str, object] = {
         "--format": args.format,
         "the columns": output.columns,
+        "--input_format": args.input_format,
         "--batch_size": args.batch_size,
         "--gpu": args.gpu,
         "config.json": fingerprint(parameters.with_name("config.json")),

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import softmax
 
 from bert.terminal import shown
-from dataset import Examples
+from dataset import Examples, rows_of
 from finetuning.data.tasks import Task
 
 _DELIMITERS = {"tsv": "\t", "csv": ","}
@@ -31,10 +31,12 @@ def delimited(rows: Iterable[Sequence[object]], delimiter: str = "\t") -> str:
     return "".join(writer.writerow(row).removesuffix("\r\n") + "\n" for row in rows)
 
 
-def predictions_text(logits: np.ndarray, label: np.ndarray | None, task: Task) -> str:
+def predictions_text(
+    logits: np.ndarray, label: np.ndarray | None, task: Task, rows: np.ndarray | None = None
+) -> str:
     """Return predictions as TSV text, one row per example.
 
-    Columns: index (from 0), label (if it is known), prediction, and one logit per label (none for
+    Columns: index, label (if it is known), prediction, and one logit per label (none for
     a regression, whose prediction is its only output).
 
     Parameters
@@ -43,18 +45,20 @@ def predictions_text(logits: np.ndarray, label: np.ndarray | None, task: Task) -
     label : array ``[examples]``, optional
         Indices into the task's labels, or a regression's true numbers.
     task : Task
+    rows : int array ``[examples]``, optional
+        The index of each example: the row of its file. Without it they are numbered from 0.
     """
     header = ["index", *(["label"] if label is not None else []), "prediction"]
-    rows = [header + [f"logit_{name}" for name in task.labels]]
-    for index, row in enumerate(logits):
-        true = [] if label is None else [label[index]]
+    lines = [header + [f"logit_{name}" for name in task.labels]]
+    for i, row in enumerate(logits):
+        true = [] if label is None else [label[i]]
         if task.regression:
             values = [f"{value:.9g}" for value in (*true, row[0])]
         else:
-            values = [task.labels[i] for i in (*true, row.argmax())]
+            values = [task.labels[j] for j in (*true, row.argmax())]
             values += [f"{logit:.9g}" for logit in row]
-        rows.append([str(index), *values])
-    return delimited(rows)
+        lines.append([str(i if rows is None else rows[i]), *values])
+    return delimited(lines)
 
 
 def labels_of(predictions: str) -> list[str]:
@@ -78,7 +82,8 @@ def logits_of(predictions: str) -> np.ndarray:
 def mistakes_text(examples: Examples, logits: np.ndarray, task: Task, most: int = 20) -> str:
     """Return the most confident mistakes (regression: the largest errors) as TSV text.
 
-    Columns: index, label, prediction, probability (regression: error), text_a, text_b.
+    Columns: index (the row of its file), label, prediction, probability (regression: error),
+    text_a, text_b.
     """
     label = examples.label
     if task.regression:
@@ -90,12 +95,13 @@ def mistakes_text(examples: Examples, logits: np.ndarray, task: Task, most: int 
         wrong = predicted != label
     measure = "error" if task.regression else "probability"
     rows: list[list[object]] = [["index", "label", "prediction", measure, "text_a", "text_b"]]
+    numbers = rows_of(examples)
     descending = np.argsort(-size, kind="stable")
     for index in descending[wrong[descending]][:most]:
         pair = (label[index], predicted[index])
         shown = [f"{x:.6g}" for x in pair] if task.regression else [task.labels[i] for i in pair]
         texts = [text[index] if text else "" for text in (examples.text_a, examples.text_b)]
-        rows.append([index, *shown, f"{size[index]:.6g}", *texts])
+        rows.append([numbers[index], *shown, f"{size[index]:.6g}", *texts])
     return delimited(rows)
 
 

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from math import inf
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from bert.errors import UserError
-from finetuning.data import reading
-from finetuning.data.reading import empty_text
-from finetuning.data.tables import (
-    BadRows,
-    Row,
-    parse_object,
-    read_lines,
-    split_lines,
-    table_rows,
-    text_of,
-)
+from bert.terminal import say, shown
+from finetuning.data.lines import read_lines, split_lines
+from finetuning.data.reading import TornRows, empty_text, glue_rows, with_texts
+from finetuning.data.rows import InputFile
+from finetuning.data.tables import format_of, parse_object, table_rows, text_of
 from finetuning.data.tasks import OWN_DATA, Task
 
 
@@ -29,46 +23,58 @@ class InputRow(NamedTuple):
     problem: str | None = None  # with its line
 
 
-def file_rows(path: Path, task: Task, skip_bad_rows: bool) -> Iterator[InputRow]:
-    """Yield every row of a file, in order.
+def file_rows(
+    path: Path, task: Task, skip_bad_rows: bool, format: str | None = None
+) -> Iterator[InputRow]:
+    """Yield every row of a file, in order; at the end, say what else may need attention.
+
+    Parameters
+    ----------
+    path : Path
+    task : Task
+    skip_bad_rows : bool
+        Whether an unusable row is yielded with its problem.
+    format : str, optional
+        One of ``tables.FORMATS``; by default what the path's ending and the task say.
 
     Raises
     ------
     UserError
         The file cannot be read; or a row is unusable, and ``skip_bad_rows`` is False.
     """
-    bad = BadRows(inf if skip_bad_rows else 0)
-    labelled = _glue_layout(path, task)
+    file = InputFile(
+        path,
+        quoted_advice="; if a spreadsheet has quoted the fields, pass --input_format quoted_tsv",
+    )
+    torn = TornRows(task)
+    format = format or format_of(path, task.quoted_tsv)
+    labelled = _glue_layout(path, task) if format == "tsv" else None
     if labelled is None:
-        rows = _own_rows(path, task, bad)
+        rows = with_texts(table_rows(file, format, _columns(task)))
     else:
-        rows = reading._glue_rows(path, task, bad, labelled)
-    for line, values in rows:
-        yield from _unusable(bad, before=line)
-        yield InputRow(values[:2])
-    yield from _unusable(bad)
-
-
-def _unusable(bad: BadRows, before: int | None = None) -> Iterator[InputRow]:
-    found, bad.rows[:] = list(bad.rows), []
-    for _, line, problem in found:
-        if line != before:  # a row of GLUE that lacked fields, and has got empty ones
-            yield InputRow([], f"line {line}: {problem}")
-
-
-def _own_rows(path: Path, task: Task, bad: BadRows) -> Iterator[Row]:
-    b = task.text_b_column
-    columns = [_names(task.text_a_column, "text_a"), (None,) if b is None else _names(b, "text_b")]
-    for line, values in table_rows(path, columns, bad):
-        problem = empty_text(values[0] or "", values[1])
-        if problem:
-            bad.add(path, line, problem)
+        rows = glue_rows(file, task, labelled)
+    for row in rows:
+        if row.problem is None or torn.tolerates(row):
+            yield InputRow(list(row.values[:2]))
+        elif skip_bad_rows:
+            yield InputRow([], f"line {row.line}: {row.problem}")
         else:
-            yield line, values
+            raise UserError(f"{path}, line {row.line}: {row.problem}")
+    if file.blank:
+        say(shown(f"note: {path}: {file.blank} blank lines are not rows"), sys.stderr)
+    if file.looks_quoted:
+        where = f"{path}, line {file.looks_quoted}"
+        sentence = "this text is quoted as in CSV, and the quotes are read as text"
+        say(shown(f"warning: {where}: {sentence}{file.quoted_advice}"), sys.stderr)
 
 
-def _names(trained: str, general: str) -> tuple[str, ...]:
-    return (trained,) if trained == general else (trained, general)
+def _columns(task: Task) -> list[tuple[str | None, ...]]:
+    """Return the possible names of the columns: as in training, or text_a and text_b."""
+    trained = (task.text_a_column, task.text_b_column)
+    return [
+        (name,) if name is None or general in trained else (name, general)
+        for name, general in zip(trained, ("text_a", "text_b"), strict=True)
+    ]
 
 
 def _glue_layout(path: Path, task: Task) -> bool | None:
@@ -76,9 +82,7 @@ def _glue_layout(path: Path, task: Task) -> bool | None:
 
     None: neither, or the task is not of GLUE.
     """
-    if task.name == OWN_DATA or path.name.removesuffix(".gz")[-4:].lower() != ".tsv":
-        return None
-    if not path.is_file():
+    if task.name == OWN_DATA or not path.is_file():
         return None
     _, text, _ = next(read_lines(path), (1, "", None))
     fields = text.rstrip("\r\n").split("\t")
@@ -105,11 +109,7 @@ def line_rows(file: BinaryIO, task: Task) -> Iterator[InputRow]:
 def _texts_of(line: str, task: Task) -> list[str | None]:
     if line.startswith("{"):
         content = parse_object(line)
-        names = [(task.text_a_column, "text_a"), (task.text_b_column, "text_b")]
-        return [
-            None if trained is None else text_of(content, trained if trained in content else name)
-            for trained, name in names
-        ]
+        return [text_of(content, names) for names in _columns(task)]
     pairs = task.text_b_column is not None
     texts = line.split("\t")
     if len(texts) != 1 + pairs and line.strip():

@@ -8,7 +8,7 @@ import numpy as np
 
 from bert.classifier import BERTClassifier
 from bert.files import write_text
-from dataset import TokenizedExamples, evaluation_batches
+from dataset import TokenizedExamples, evaluation_batches, rows_of
 from finetuning.console import log
 from finetuning.results import metrics
 from finetuning.results.predictions import mistakes_text, predictions_text, submission_text
@@ -94,7 +94,9 @@ class Evaluation:
         """Return the contents of the files of predictions, by their names."""
         data = self._data
         files = {
-            f"dev_predictions{suffix}.tsv": predictions_text(logits, part.label, data.task)
+            f"dev_predictions{suffix}.tsv": predictions_text(
+                logits, part.label, data.task, rows_of(part)
+            )
             for (suffix, part), logits in zip(data.dev.items(), self.logits.values(), strict=True)
         }
         if data.dev_texts:
@@ -118,7 +120,7 @@ def predict_test(run: Run, results: dict) -> None:
             path = run.output / "test_predictions.tsv"
             claim(run.output, path.name)
             label = examples.label if name in run.data.labelled_tests else None
-            write_text(path, predictions_text(logits, label, task))
+            write_text(path, predictions_text(logits, label, task, rows_of(examples)))
             if label is not None:
                 results["test"] = metrics.compute(logits, label, task.metrics)
                 scores = ", ".join(f"{name} {value:.4f}" for name, value in results["test"].items())

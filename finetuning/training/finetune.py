@@ -12,7 +12,7 @@ from mxnet.contrib import amp
 from bert import native, runtime
 from bert.classifier import config_text, load_classifier
 from bert.errors import UserError
-from bert.files import read_json, write_json, write_text
+from bert.files import read_json, write_json, write_lines, write_text
 from bert.parameters import read_params, set_parameters
 from finetuning import console, signals
 from finetuning.console import log
@@ -80,11 +80,10 @@ def prepare(options: Options, workers: Workers) -> Run:
         console.start_logging(folder / "train.log" if folder else None)
     fused = workers.ctx[0].device_type == "cpu" and not options.no_native
     unavailable = classifier.compile(fused, options.dtype == "bfloat16")
-    if splits.bad_rows:
-        summary.log_bad_rows(splits.bad_rows)
-        if folder and workers.first:
-            claim(folder, "skipped_rows.tsv")
-            write_text(folder / "skipped_rows.tsv", summary.bad_rows_text(splits.bad_rows))
+    summary.log_files(splits.bad)
+    if splits.bad.first and folder and workers.first:
+        claim(folder, "skipped_rows.tsv")
+        write_lines(folder / "skipped_rows.tsv", splits.bad.lines())
     data = tokenize_splits(splits, classifier.tokenizer, options.max_len, options.class_weights)
     summary.log_data(data)
     run = Run(options, classifier, data, folder or Path(), workers, saves=folder is not None)

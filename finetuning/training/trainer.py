@@ -289,11 +289,16 @@ class Trainer:
     def _skip(self, queued: _Queued, loss: float, norm: float) -> str:
         """Count an update that is not finite; returns what is wrong with it."""
         self.skipped += 1
-        rows = np.sort(np.concatenate(queued.batches)) + 1
+        origin = self._examples.origin
+        indices = np.sort(np.concatenate(queued.batches))
+        if origin is None:
+            where, numbers = "training examples", indices + 1
+        else:
+            where, numbers = "lines of the training file", origin["line"][indices]
         problem = (
             f"update {queued.update} (epoch {queued.epoch}, learning rate {queued.lr:.3g}) is not "
-            f"finite: loss {loss}, gradient norm {norm}, training examples "
-            f"{', '.join(map(str, rows))}"
+            f"finite: loss {loss}, gradient norm {norm}, {where} "
+            f"{', '.join(map(str, numbers))}"
         )
         if self.skipped > self._options.skip_nonfinite:
             raise NotFiniteError(

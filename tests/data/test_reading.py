@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from math import inf
 
 import pytest
 from helpers import PAIR, SCORES, SINGLE, read
 
 from bert.errors import UserError
 from finetuning.data.reading import read_own
-from finetuning.data.tables import BadRows
+from finetuning.data.rows import BadRows
 from finetuning.data.tasks import own_task
 
 
@@ -46,14 +45,14 @@ def test_is_refused_in_one_sentence_with_file_and_line(mistake, tmp_path):
 
 
 def test_bad_rows_are_skipped_and_listed_and_the_others_kept(tmp_path):
-    bad = BadRows(inf)
+    bad = BadRows(skip=True)
     content = (
         'text,label\nfirst,no\n ,no\nsecond,yes\nx\0,no\n"third,no\nstill the third",yes\n'
         '"a" b,no\n' + '"' + "y" * 2_000_000 + "\nlong,no\n" + '",yes\nlast,no\n'
     )
     _, examples = read(tmp_path / "t.csv", content, SINGLE, bad)
     assert examples.text_a[:] == ["first", "second", "third,no\nstill the third", "last"]
-    assert [line for _, line, _ in bad.rows] == [3, 5, 8, 9]
+    assert [line for _, line, _ in bad.first] == [3, 5, 8, 9]
 
 
 def test_a_test_file_needs_no_labels(tmp_path):

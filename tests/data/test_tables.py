@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gzip
+from dataclasses import replace
 
 import pytest
 from helpers import PAIR, SINGLE, read
 
 from bert.errors import UserError
 from finetuning.data.reading import read_own
-from finetuning.data.tables import BadRows
+from finetuning.data.rows import BadRows
 
 FORMATS = {
     "plain.tsv": "label\tid\ta\tb\nno\t1\tone\ttwo\nyes\t2\tthree\tfour\n",
@@ -33,8 +34,15 @@ def test_a_format_is_read(name, zipped, tmp_path):
 
 def test_tabs_line_ends_and_quotes_inside_quotes_are_text(tmp_path):
     content = 'text\tlabel\n"a\tb\r\nc ""d"" \u2028e"\tno\nf "g" h\tyes\n'
-    _, examples = read(tmp_path / "train.tsv", content)
+    _, examples = read(tmp_path / "train.tsv", content, replace(SINGLE, quoted_tsv=True))
     assert examples.text_a[:] == ['a\tb\r\nc "d" \u2028e', 'f "g" h']
+
+
+def test_in_tsv_a_line_is_a_row_and_quotes_are_text(tmp_path):
+    content = 'text\tlabel\n"great film\tno\na "b" ""\tyes\nhe called it "\tno\n"\tyes\n'
+    _, examples = read(tmp_path / "train.tsv", content)
+    assert examples.text_a[:] == ['"great film', 'a "b" ""', 'he called it "', '"']
+    assert examples.origin.tolist() == [(i, i + 2) for i in range(4)]
 
 
 GOOD = "text,label\nfirst,no\nsecond,yes\n"
@@ -53,8 +61,13 @@ MISTAKES = {
     "a NUL byte in JSON": ("t.jsonl", '{"text":"a\0"}', SINGLE, "line 1: byte 11 is NUL"),
     "a long line": ("t.csv", GOOD + "x" * 10_000_000 + ",no\n", SINGLE, "line 4: .*longer than"),
     "a long line of JSON": ("t.jsonl", '"' + "x" * 10_000_000, SINGLE, "line 1: .*longer than"),
-    "bytes that are no UTF-8": ("t.csv", GOOD.encode() + b"\xff,no\n", SINGLE, "line 4: byte 1"),
-    "UTF-16": ("t.csv", GOOD.encode("utf-16"), SINGLE, "line 1: byte 1 is not UTF-8"),
+    "bytes that are no UTF-8": (
+        "t.csv",
+        GOOD.encode() + b"\xff,no\n",
+        SINGLE,
+        "line 4: byte 1 .*iconv -f WIN",
+    ),
+    "UTF-16": ("t.csv", GOOD.encode("utf-16"), SINGLE, "is UTF-16 text.* iconv -f UTF-16 "),
     "an open quote": ("t.csv", GOOD + '"third,no\nx,y\n', SINGLE, "line 4: a quote .*never closed"),
     "text after a quote": ("t.csv", GOOD + '"a" b,no\n', SINGLE, "line 4: quotes"),
     "a lone carriage return": (
@@ -67,7 +80,7 @@ MISTAKES = {
     "deep JSON": ("t.jsonl", "[" * 100_000, SINGLE, "line 1: not JSON"),
     "a list": ("t.jsonl", "[1]\n", SINGLE, "line 1: not a JSON object"),
     "a text that is a list": ("t.jsonl", '{"text":[],"label":1}', SINGLE, "line 1: 'text'"),
-    "a text that is null": ("t.jsonl", '{"text":null,"label":1}', SINGLE, "line 1: .*no 'text'"),
+    "a text that is null": ("t.jsonl", '{"text":null,"label":1}', SINGLE, "line 1: 'text' is null"),
     "half a character": ("t.jsonl", '{"text":"\\ud800","label":1}', SINGLE, "line 1: .*surrogate"),
     "nothing": ("t.csv", "", SINGLE, "line 1: the file is empty"),
     "nothing in JSON": ("t.jsonl", "\n", SINGLE, "line 1: the file is empty"),

@@ -10,7 +10,7 @@ from conftest import run_script
 
 from bert.errors import UserError
 from finetuning.data import reading
-from finetuning.data.tables import BadRows
+from finetuning.data.rows import BadRows
 from finetuning.data.tasks import AX, DOWNLOADABLE, SUBMISSION_FILES, TASKS, find_task
 
 _MNLI_HEADER = (
@@ -204,7 +204,7 @@ def test_a_few_malformed_rows_of_qqp_are_skipped_and_no_more(tmp_path):
     bad = BadRows()
     examples = reading.read_glue(path, TASKS["QQP"], bad)
     assert len(examples) == 4 and examples.text_b[3] == ""
-    assert [line for _, line, _ in bad.rows] == [3, 4]
+    assert [line for _, line, _ in bad.first] == [3, 4]
 
     path.write_text("\n".join([header, *whole, *["torn"] * 101]))
     with pytest.raises(UserError, match="line 106"):

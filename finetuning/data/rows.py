@@ -1,0 +1,127 @@
+"""What becomes of the rows and lines of a run's files."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from bert.errors import UserError
+from bert.terminal import shown
+
+# Of bad rows: how many are kept in memory, and bytes of their list beyond which it is on the disk.
+_MOST_BAD_ROWS_KEPT, _LONGEST_LIST = 5, 1 << 20
+
+
+class Row(NamedTuple):
+    """A row of a file, usable or not."""
+
+    line: int  # of the file, from 1, on which it begins; of a bad one, that of its problem
+    values: Sequence[str | None] = ()  # in the wanted columns; of a bad row, what can be read
+    problem: str | None = None  # why it cannot be used
+    lines: int = 1  # how many it takes: a quoted field may contain line ends
+
+
+# File, line from 1, and the problem of a bad row.
+BadRow = tuple[Path, int, str]
+
+
+@dataclass
+class InputFile:
+    """A file, and what its lines turn out to be while it is read.
+
+    Attributes
+    ----------
+    path : Path
+    column_advice, quoted_advice : str
+        What to do if a column is missing, and if the fields of a TSV look quoted.
+    header, blank : int
+        How many lines are its header, and blank.
+    rows, row_lines, first_of_several : int
+        Its rows that are used, the lines that they take, and the first of more than one line.
+    skipped, skipped_lines : int
+        Its rows that are not used, and their lines.
+    looks_quoted : int or None
+        The first line of a TSV with a text as spreadsheets quote it.
+    unlabelled, first_unlabelled : int, str
+        How many rows to predict have no label of the task, and the first of them.
+    """
+
+    path: Path
+    column_advice: str = ""
+    quoted_advice: str = ""
+    header: int = 0
+    blank: int = 0
+    rows: int = 0
+    row_lines: int = 0
+    first_of_several: int | None = None
+    skipped: int = 0
+    skipped_lines: int = 0
+    looks_quoted: int | None = None
+    unlabelled: int = 0
+    first_unlabelled: str = ""
+
+    def count_skipped(self, row: Row) -> None:
+        self.skipped += 1
+        self.skipped_lines += row.lines
+
+    def count_unlabelled(self, line: int, label: str | None) -> None:
+        """Count a row to predict without a label of the task; None: it has none at all."""
+        self.unlabelled += 1
+        if label is not None and not self.first_unlabelled:
+            self.first_unlabelled = f"line {line}: {label!r}"
+
+    def count(self, row: Row) -> None:
+        """Count a row that is used."""
+        self.rows += 1
+        self.row_lines += row.lines
+        if row.lines > 1 and self.first_of_several is None:
+            self.first_of_several = row.line
+
+
+class BadRows:
+    """Counts and lists the bad rows of the files that it is told of.
+
+    Parameters
+    ----------
+    skip : bool
+        False: the first bad row raises a UserError.
+
+    Attributes
+    ----------
+    skipped, kept : int
+    first : list of BadRow
+        The first of them; the list of all is not in memory.
+    files : list of InputFile
+    """
+
+    def __init__(self, skip: bool = False):
+        self._skip = skip
+        self.skipped = self.kept = 0
+        self.first: list[BadRow] = []
+        self.files: list[InputFile] = []
+        self._all = tempfile.SpooledTemporaryFile(  # noqa: SIM115 - is open as long as it is filled
+            _LONGEST_LIST, "w+", encoding="utf-8", newline="\n"
+        )
+
+    def add(self, path: Path, row: Row, problem: str, kept: bool, tolerated: bool = False) -> None:
+        """Add a row that is skipped, or ``kept`` in spite of its problem.
+
+        Raises UserError if bad rows are not to be skipped, unless this one is ``tolerated``.
+        """
+        if not (self._skip or tolerated):
+            raise UserError(f"{path}, line {row.line}: {problem}")
+        self.kept += kept
+        self.skipped += not kept
+        bad = (path, row.line, f"{problem} (kept, with missing texts empty)" if kept else problem)
+        if len(self.first) < _MOST_BAD_ROWS_KEPT:
+            self.first.append(bad)
+        self._all.write("\t".join(map(shown, bad)) + "\n")
+
+    def lines(self) -> Iterator[str]:
+        """Yield the lines of a TSV file with all bad rows: file, line, problem."""
+        yield "file\tline\tproblem\n"
+        self._all.seek(0)
+        yield from self._all
