@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -101,7 +102,9 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 def json_text(content: dict) -> str:
     """Return the text of an indented JSON file."""
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    # Names of files that are not UTF-8 contain surrogates, of which UTF-8 has none.
+    return re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):x}", text) + "\n"
 
 
 def write_json(path: Path, content: dict) -> None:

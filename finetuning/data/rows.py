@@ -63,6 +63,21 @@ class InputFile:
     unlabelled: int = 0
     first_unlabelled: str = ""
 
+    def counts(self) -> str:
+        """Return how many lines the file has, and what they are; the numbers add up."""
+        parts = [
+            f"{self.header} header" if self.header else "",
+            f"{self.rows} rows{_in_lines(self.rows, self.row_lines)}",
+        ]
+        if self.first_of_several:
+            parts[-1] += f" (line breaks in quotes, first in line {self.first_of_several})"
+        if self.skipped:
+            parts.append(f"{self.skipped} skipped{_in_lines(self.skipped, self.skipped_lines)}")
+        if self.blank:
+            parts.append(f"{self.blank} blank")
+        total = self.header + self.row_lines + self.skipped_lines + self.blank
+        return f"{total} lines: {', '.join(filter(None, parts))}"
+
     def count_skipped(self, row: Row) -> None:
         self.skipped += 1
         self.skipped_lines += row.lines
@@ -79,6 +94,10 @@ class InputFile:
         self.row_lines += row.lines
         if row.lines > 1 and self.first_of_several is None:
             self.first_of_several = row.line
+
+
+def _in_lines(rows: int, lines: int) -> str:
+    return f" in {lines} lines" if lines != rows else ""
 
 
 class BadRows:

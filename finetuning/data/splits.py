@@ -13,6 +13,7 @@ from bert.tokenizer import BERTTokenizer
 from dataset import Examples, TokenizedExamples
 from finetuning.data.reading import read_glue, read_own, read_own_training_file
 from finetuning.data.rows import BadRows
+from finetuning.data.tables import listed
 from finetuning.data.tasks import OWN_DATA, Task, files_to_predict, find_task, own_task, task_folder
 from finetuning.options import Options
 
@@ -103,13 +104,18 @@ def parse_class_weights(text: str, task: Task, label: np.ndarray) -> np.ndarray:
         # The weight of a label without examples is never used.
         return (len(label) / (len(task.labels) * np.maximum(counts, 1))).astype(np.float32)
     weights = np.ones(len(task.labels), np.float32)
+    given: set[str] = set()
+    rest = ""
     for part in text.split(","):
-        name, _, number = part.rpartition("=")
+        rest += ("," if rest else "") + part  # a label may contain commas
+        name, _, number = rest.rpartition("=")
+        name = name if name in task.labels else name.strip()
         if name not in task.labels:
-            raise UserError(
-                f"--class_weights {text}: {name or part!r} is not one of the labels "
-                f"({', '.join(task.labels)}); use 'balanced' or label=weight,…"
-            )
+            continue
+        rest = ""
+        if name in given:
+            raise UserError(f"--class_weights {text}: {name!r} is there twice")
+        given.add(name)
         try:
             weight = float(number)
         except ValueError:
@@ -117,6 +123,11 @@ def parse_class_weights(text: str, task: Task, label: np.ndarray) -> np.ndarray:
         if not 0 < weight < float("inf"):
             raise UserError(f"--class_weights {text}: {number!r} is not a positive number")
         weights[task.labels.index(name)] = weight
+    if rest:
+        raise UserError(
+            f"--class_weights {text}: {rest.rpartition('=')[0] or rest!r} is not one of the labels "
+            f"({listed(task.labels)}); use 'balanced' or label=weight,…"
+        )
     return weights
 
 
@@ -129,6 +140,11 @@ def read_splits(options: Options, trained: Task | None) -> Splits:
         raise UserError(
             "the model was trained on your own files: pass --dev_file or --test_file (or "
             "--train_file, to train on)"
+        )
+    drawn_again = options.seeds and (options.dev_fraction or options.max_train_samples)
+    if drawn_again and options.train_file and not options.train_file.is_file():
+        raise UserError(
+            f"{options.train_file} is no regular file: --seeds reads it again for each seed"
         )
     splits = _read_own(options, trained) if options.own_files else _read_glue(options, trained)
     if options.max_train_samples and splits.train:
@@ -195,6 +211,11 @@ def split_off(
     """
     from sklearn.model_selection import train_test_split
 
+    if not regression and 1 in (counts := np.bincount(label)):
+        raise UserError(
+            f"--dev_fraction {fraction:g} draws within each label, but {(counts == 1).sum()} of "
+            f"{(counts > 0).sum()} labels have only one row: add rows or pass --dev_file"
+        )
     try:
         rest, chosen = train_test_split(
             np.arange(len(label)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import unicodedata
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,12 +16,13 @@ from finetuning.data.splits import Dataset
 from finetuning.data.tasks import Task
 
 _PERCENTILES = (50, 90, 99)
+_MANY_UNKNOWN = 0.1  # share of tokens; of English text and an English BERT nearly none
 
 
 def log_files(bad: BadRows) -> None:
     """Print what the lines of each file are, and the first of the bad rows."""
     for file in bad.files:
-        log_header("file", f"{file.path}: {_lines(file)}")
+        log_header("file", f"{file.path}: {file.counts()}")
         for warning in _warnings(file):
             log_header("warning", warning)
     if bad.first:
@@ -29,28 +32,7 @@ def log_files(bad: BadRows) -> None:
         log_header("", f"{path}, line {line}: {problem}")
 
 
-def _lines(file: InputFile) -> str:
-    """Return how many lines a file has, and how many of them are what; they add up."""
-
-    def rows(count: int, lines: int, what: str) -> str:
-        return f"{count} {what}" + (f" in {lines} lines" if lines != count else "")
-
-    parts = [
-        f"{file.header} header" if file.header else "",
-        rows(file.rows, file.row_lines, "rows"),
-        rows(file.skipped, file.skipped_lines, "skipped") if file.skipped else "",
-        f"{file.blank} blank" if file.blank else "",
-    ]
-    total = file.header + file.row_lines + file.skipped_lines + file.blank
-    return f"{total} lines: {', '.join(filter(None, parts))}"
-
-
 def _warnings(file: InputFile) -> Iterator[str]:
-    if file.first_of_several:
-        yield (
-            f"{file.path}, line {file.first_of_several}: the first row with line breaks inside "
-            "quotes; if it is more than one row, a quote is missing"
-        )
     if file.looks_quoted and file.quoted_advice:
         yield (
             f"{file.path}, line {file.looks_quoted}: this text is quoted as in CSV, and the quotes "
@@ -64,8 +46,11 @@ def _warnings(file: InputFile) -> Iterator[str]:
         )
 
 
-def log_data(data: Dataset) -> None:
-    """Print sizes, columns, label distribution, lengths and duplicates of the splits."""
+def log_data(data: Dataset, unknown: int) -> None:
+    """Print sizes, columns, label distribution, lengths and duplicates of the splits.
+
+    ``unknown`` is the id of [UNK].
+    """
     task, parts = data.task, data.parts()
     labelled = {name: part for name, part in parts.items() if name not in data.test}
     sizes = ", ".join(f"{len(part)} {name}" for name, part in parts.items())
@@ -76,6 +61,8 @@ def log_data(data: Dataset) -> None:
         log_header("labels", f"{name}: {_distribution(task, part.label)}")
     for name, part in parts.items():
         log_header("tokens", f"{name}: {_lengths(part)}")
+    for warning in [*_similar_labels(task), *_unknown_texts(parts, unknown)]:
+        log_header("warning", warning)
     _log_repeated(data)
     if data.class_weights is not None:
         weights = zip(task.labels, data.class_weights, strict=True)
@@ -90,9 +77,36 @@ def _distribution(task: Task, label: np.ndarray) -> str:
         )
     counts = np.bincount(label, minlength=len(task.labels))
     return ", ".join(
-        f"{name}: {count} ({count / len(label):.1%})"
+        f"{name if name == name.strip() else repr(name)}: {count} ({count / len(label):.1%})"
         for name, count in zip(task.labels, counts, strict=True)
     )
+
+
+def _similar_labels(task: Task) -> Iterator[str]:
+    """Yield a sentence for each two labels that are probably meant to be one."""
+    seen: dict[str, str] = {}
+    for label in task.labels:
+        plain = unicodedata.normalize("NFKC", label).strip().casefold()
+        with contextlib.suppress(ValueError):
+            plain = f"{float(plain):g}"
+        other = seen.setdefault(plain, label)
+        if other != label:
+            yield f"the labels {other!r} and {label!r} are two classes: are they meant to be one?"
+
+
+def _unknown_texts(parts: dict[str, TokenizedExamples], unknown: int) -> Iterator[str]:
+    """Yield a sentence for each split with many unknown tokens, or with texts of no token."""
+    for name, part in parts.items():
+        share = (part.input_ids == unknown).mean()
+        if share > _MANY_UNKNOWN:
+            yield (
+                f"{share:.0%} of the tokens of {name} are [UNK]: the model does not know them; was "
+                "it pretrained on this language?"
+            )
+        # [CLS] [SEP], and of a pair [SEP] once more.
+        empty = (part.first_segment == 2) | (part.lengths - part.first_segment == 1)
+        if empty.any():
+            yield f"{empty.sum()} examples of {name} have a text without any token"
 
 
 def _lengths(examples: TokenizedExamples) -> str:

@@ -33,13 +33,14 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(names[:_MOST_NAMES_LISTED]) + more
 
 
-def format_of(path: Path, quoted_tsv: bool = False) -> str:
-    """Return the format of a file by its ending; UserError if the ending is unknown."""
+def format_of(path: Path, quoted_tsv: bool, advice: str = "rename or link it") -> str:
+    """Return the format of a file by its ending; UserError, with advice, if that is unknown."""
     endings = [ending.lower() for ending in path.suffixes if ending.lower() != ".gz"]
     format = _ENDINGS.get(endings[-1] if endings else "")
     if format is None:
         raise UserError(
-            f"{path}: unknown file type; use one of {', '.join(_ENDINGS)} (optionally with .gz)"
+            f"{path}: unknown file type; use one of {', '.join(_ENDINGS)} (optionally with .gz): "
+            f"{advice}"
         )
     return "quoted_tsv" if quoted_tsv and format == "tsv" else format
 

@@ -60,6 +60,8 @@ def run(args: argparse.Namespace) -> None:
             'with "error"',
             sys.stderr,
         )
+    if predictor.truncated:
+        say(f"note: {predictor.truncated} texts are cut at the model's max_len", sys.stderr)
 
 
 def output_target(args: argparse.Namespace) -> Target | None:
@@ -97,7 +99,7 @@ def write(
             raise RunError(f"cannot write {where}: {reason(error)}") from None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Predictor:
     """A fine-tuned model that predicts texts."""
 
@@ -105,6 +107,7 @@ class Predictor:
     task: Task
     workers: Workers
     batch_size: int
+    truncated: int = 0  # how many texts so far were too long
 
     def __call__(self, texts: Sequence[Sequence[str | None]]) -> list[list]:
         """Return, for each (text_a, text_b), the label and its probabilities, or the score."""
@@ -113,6 +116,7 @@ class Predictor:
         label = np.zeros(len(texts), np.int32)
         examples = dataset.Examples(text_a, text_b if self.task.text_b_column else None, label)
         tokenized = dataset.tokenize(examples, self.model.tokenizer, config["max_len"])
+        self.truncated += int(tokenized.truncated.sum())
         logits = predict(self.model.net, tokenized, self.batch_size, self.workers)
         if self.task.regression:
             return [[_rounded(row[0])] for row in logits.astype(np.float64)]

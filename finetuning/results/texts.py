@@ -47,25 +47,29 @@ def file_rows(
         quoted_advice="; if a spreadsheet has quoted the fields, pass --input_format quoted_tsv",
     )
     torn = TornRows(task)
-    format = format or format_of(path, task.quoted_tsv)
+    format = format or format_of(path, task.quoted_tsv, "or name it with --input_format")
     labelled = _glue_layout(path, task) if format == "tsv" else None
     if labelled is None:
         rows = with_texts(table_rows(file, format, _columns(task)))
     else:
         rows = glue_rows(file, task, labelled)
     for row in rows:
+        file.count(row)
         if row.problem is None or torn.tolerates(row):
             yield InputRow(list(row.values[:2]))
         elif skip_bad_rows:
             yield InputRow([], f"line {row.line}: {row.problem}")
         else:
             raise UserError(f"{path}, line {row.line}: {row.problem}")
-    if file.blank:
-        say(shown(f"note: {path}: {file.blank} blank lines are not rows"), sys.stderr)
+    for note in _notes(file):
+        say(shown(f"note: {path}: {note}"), sys.stderr)
+
+
+def _notes(file: InputFile) -> Iterator[str]:
+    if file.blank or file.first_of_several:
+        yield file.counts()
     if file.looks_quoted:
-        where = f"{path}, line {file.looks_quoted}"
-        sentence = "this text is quoted as in CSV, and the quotes are read as text"
-        say(shown(f"warning: {where}: {sentence}{file.quoted_advice}"), sys.stderr)
+        yield f"the quotes of line {file.looks_quoted} are read as text{file.quoted_advice}"
 
 
 def _columns(task: Task) -> list[tuple[str | None, ...]]:

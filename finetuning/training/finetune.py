@@ -17,7 +17,7 @@ from bert.parameters import read_params, set_parameters
 from finetuning import console, signals
 from finetuning.console import log
 from finetuning.data import summary
-from finetuning.data.splits import read_splits, tokenize_splits
+from finetuning.data.splits import folds, read_splits, tokenize_splits
 from finetuning.data.tasks import task_from_config, task_to_config
 from finetuning.options import Options
 from finetuning.results import metrics, model_card
@@ -85,7 +85,7 @@ def prepare(options: Options, workers: Workers) -> Run:
         claim(folder, "skipped_rows.tsv")
         write_lines(folder / "skipped_rows.tsv", splits.bad.lines())
     data = tokenize_splits(splits, classifier.tokenizer, options.max_len, options.class_weights)
-    summary.log_data(data)
+    summary.log_data(data, classifier.tokenizer.vocab.get("[UNK]", -1))
     run = Run(options, classifier, data, folder or Path(), workers, saves=folder is not None)
     log_machine(run, unavailable)
     return run
@@ -114,6 +114,8 @@ def check(run: Run) -> None:
     examples = data.train or next(iter((data.dev | data.test).values()))
     summary.log_examples(data.task, examples, run.classifier.tokenizer)
     if data.train:
+        if run.options.folds:
+            folds(data.train.label, run.options.folds, run.options.seed, data.task.regression)
         try_longest_batch(run)
 
 

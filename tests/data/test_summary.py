@@ -58,7 +58,7 @@ def test_the_header_fits_a_terminal_and_warns_of_test_rows_in_train(capsys):
     part = TokenizedExamples(label, np.arange(21), label * 0 + 1, label, 8, label < 0)
     data = Dataset(task, part, {"": part.take(label[:3])}, {"test": part.take(label[2:4])})
     console.start_logging(None)
-    log_data(data)
+    log_data(data, unknown=-1)
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     text = " ".join(" ".join(lines).split())
@@ -72,6 +72,6 @@ def test_the_header_of_unrepeated_rows_has_no_warning(capsys):
     part = TokenizedExamples(label, np.arange(5), label * 0 + 1, label % 2, 8, label < 0)
     data = Dataset(TASKS["MRPC"], part.take(label[:2]), {"": part.take(label[2:])})
     console.start_logging(None)
-    log_data(data)
+    log_data(data, unknown=-1)
     text = capsys.readouterr().out
     assert "repeated  none" in text and "warning" not in text
