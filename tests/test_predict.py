@@ -141,6 +141,50 @@ def test_csv_quotes_what_has_to_be_quoted(runs, tmp_path, monkeypatch):
     assert predict_here(*flags, "--resume") == 0 and output.read_bytes() == whole
 
 
+@pytest.mark.parametrize("format", ["tsv", "csv", "jsonl"])
+def test_a_stream_is_read_as_the_format_that_is_named(format, runs, tmp_path):
+    content = PAIR_FILES[f"pairs.{format}"]
+    (tmp_path / f"t.{format}").write_bytes(content.encode())
+    (tmp_path / "named").write_bytes(content.encode())
+    model = ("predict.py", "--model_dir", runs / "pairs")
+    expected = run_script(*model, "--input", tmp_path / f"t.{format}")
+    assert expected.stdout.count("\n") == 2, expected.stderr
+    for source in ("-", tmp_path / "named"):
+        flags = ("--input", source, "--input_format", format)
+        run = run_script(*model, *flags, input=content)
+        assert run.returncode == 0 and run.stdout == expected.stdout, run.stderr
+
+
+def test_a_stream_without_a_format_is_refused(runs, capsys):
+    for flags in (("--input", "-"), ("--input_format", "csv")):
+        with pytest.raises(SystemExit):
+            predict_here("--model_dir", runs / "pairs", *flags)
+        assert "--input_format" in capsys.readouterr().err
+
+
+def test_a_config_with_one_column_for_text_and_label_is_refused(runs, tmp_path, capsys):
+    shutil.copytree(runs / "single", tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config["text_a_column"] = config["label_column"]
+    text = config_text(config, (tmp_path / "run" / "vocab.txt").read_text())
+    (tmp_path / "run" / "config.json").write_text(text)
+    (tmp_path / "t.csv").write_text("text,label\na,cat\n")
+    flags = ("--model_dir", tmp_path / "run", "--input", tmp_path / "t.csv")
+    assert predict_here(*flags) == 2
+    assert "different ones: 'label'" in capsys.readouterr().err
+
+
+def test_a_run_on_quoted_tsv_is_predicted_alike(finetune_here, tmp_path, capsys):
+    lines = ["text\tlabel", *['"the ""cat""\tsat\non it"\tcat', "a dog\tdog"] * 6]
+    (tmp_path / "t.tsv").write_text("\n".join(lines) + "\n")
+    data = ("--train_file", tmp_path / "t.tsv", "--dev_fraction", "0.3", "--quoted_tsv")
+    code, out = finetune_here("--text_a_column", "text", *data, "--epochs", "1")
+    assert code == 0 and json.loads((out / "config.json").read_text())["quoted_tsv"] is True
+    assert predict_here("--model_dir", out, "--input", tmp_path / "t.tsv") == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line[:1] == "{"]
+    assert [row["index"] for row in rows] == list(range(12))
+
+
 def test_a_regression_gives_scores(runs, tmp_path):
     test = write_sentences(tmp_path / "test.csv", 5, 1, regression=True)
     output = tmp_path / "out.jsonl"
@@ -175,7 +219,7 @@ def test_standard_input_takes_text_tabs_and_json(runs):
         ("single", "a dog\n\n", "line 2: the text is empty"),
         ("pairs", "\n", "line 1: the first text is empty"),
         ("single", "a dog\n{text}\n", "line 2: not JSON"),
-        ("pairs", '{"one": "a"}\n', "line 1: the object has no 'text_b'"),
+        ("pairs", '{"one": "a"}\n', "line 1: the object has no 'two' or 'text_b'"),
         ("single", "a\0b\n", "line 1: byte 2 is NUL"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -89,14 +90,68 @@ def check(rows, found, seen):
         assert bool(row.get("error")) is not good and (row.get("label") == "yes") is good
 
 
-@given(st.lists(st.sampled_from([b'{"text": "a"}', b"{", b"[]", b'{"text": ""}', b"\xff", b"x"])))
+@given(st.lists(st.tuples(ONE_LINE.filter(lambda text: "\t" not in text), st.integers(0, 2))))
+@settings(max_examples=100, deadline=None)
+def test_every_line_of_tsv_is_answered_under_its_index(rows):
+    # Of two columns: blank lines are no rows, and quotes are text.
+    lines = ["text\tid", *("\n" * blank + f"{text}\t1" for text, blank in rows)]
+    found, seen = read("in.tsv", "\n".join(lines).encode())
+    assert [row["index"] for row in found] == list(range(len(rows)))
+    assert [text for text, _ in seen] == [text for text, _ in rows if text.strip()]
+    # Of one column: each line is a row.
+    lines = ["text", *("\n" * blank + text for text, blank in rows)]
+    found, seen = read("in.tsv", ("\n".join(lines) + "\n").encode())
+    assert [row["index"] for row in found] == list(range(sum(1 + blank for _, blank in rows)))
+    assert [text for text, _ in seen] == [text for text, _ in rows if text.strip()]
+    bad = [int(re.match(r"line (\d+): ", row["error"])[1]) for row in found if "error" in row]
+    expected = [i + 1 for i, line in enumerate("\n".join(lines).split("\n")) if not line.strip()]
+    assert bad == expected
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [b'{"text": "a"}', b"{", b"[]", b'{"text": ""}', b"\xff", b"x", b'{"a": 1}']
+        ),
+        min_size=1,
+    )
+)
 @settings(max_examples=100, deadline=None)
 def test_a_bad_row_of_json_costs_itself_alone(lines):
-    lines = [b'{"text": "first"}', *lines]
     found, seen = read("in.jsonl", b"\n".join(lines))
     assert [row["index"] for row in found] == list(range(len(lines)))
     good = [line.startswith(b'{"text": "') and b'""' not in line for line in lines]
     assert ["label" in row for row in found] == good and len(seen) == sum(good)
+
+
+def test_a_stray_quote_of_csv_costs_its_own_row():
+    content = 'text,id\na,1\n"stray,2\nb,3\nc "d",4\n"e, ""f""",5\n"g"h,6\ni,7\n'
+    found, seen = read("in.csv", content.encode())
+    assert ["error" in row for row in found] == [False, True, False, False, False, True, False]
+    assert [text for text, _ in seen] == ["a", "b", 'c "d"', 'e, "f"', "i"]
+    with pytest.raises(UserError, match=r"in\.csv, line 3: "):
+        read("in.csv", content.encode(), skip=False)
+
+
+def test_rows_over_several_lines_and_quotes_of_tsv_are_said(capsys):
+    read("in.csv", b'text,id\n"a\nb",1\nc,2\n')
+    assert "4 lines: 1 header, 2 rows in 3 lines (line breaks in quotes" in capsys.readouterr().err
+    read("in.tsv", b'text\tid\n"say ""a"""\t1\n')
+    assert "quotes of line 2 are read as text; if" in capsys.readouterr().err
+
+
+def test_tsv_is_read_as_in_training_or_as_asked(tmp_path):
+    quoted = replace(SINGLE, quoted_tsv=True)
+    path = tmp_path / "in.tsv"
+    path.write_text('text\n"say ""a"""\n')
+    for task, format, text in (
+        (SINGLE, None, '"say ""a"""'),
+        (quoted, None, 'say "a"'),
+        (quoted, "tsv", '"say ""a"""'),
+        (SINGLE, "quoted_tsv", 'say "a"'),
+    ):
+        (row,) = file_rows(path, task, False, format)
+        assert row.texts[0] == text
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 100])
