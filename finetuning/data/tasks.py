@@ -110,6 +110,7 @@ _TASKS = (
         downloads=_zip("QQP-clean.zip")),
     Task("MNLI", "sentence1", "sentence2", "gold_label",
         ("contradiction", "entailment", "neutral"), ("accuracy",),
+        spellings=("MNLI-m", "MNLI-mm", "MNLI-matched", "MNLI-mismatched"),
         dev_files={"": "dev_matched.tsv", "_mm": "dev_mismatched.tsv"},
         test_files={"MNLI-m": "test_matched.tsv", "MNLI-mm": "test_mismatched.tsv"},
         rows={"train.tsv": 392702, "dev_matched.tsv": 9815, "dev_mismatched.tsv": 9832,
@@ -174,6 +175,11 @@ def task_folder(data_dir: Path | None, task: Task) -> Path:
         )
     folder = data_dir / task.name
     if not folder.is_dir():
+        names = set(map(_plain, (task.name, *task.spellings)))
+        others = data_dir.iterdir() if data_dir.is_dir() else ()
+        for other in sorted(others):
+            if _plain(other.name) in names and other.is_dir():
+                return other
         raise UserError(
             f"no folder {folder}: run download_glue_data.py --data_dir {data_dir} "
             f"--tasks {task.name}"

@@ -11,7 +11,16 @@ from conftest import run_script
 from bert.errors import UserError
 from finetuning.data import reading
 from finetuning.data.rows import BadRows
-from finetuning.data.tasks import AX, DOWNLOADABLE, SUBMISSION_FILES, TASKS, find_task
+from finetuning.data.tasks import (
+    AX,
+    DOWNLOADABLE,
+    SUBMISSION_FILES,
+    TASKS,
+    find_task,
+    own_task,
+    task_folder,
+)
+from finetuning.results.texts import file_rows
 
 _MNLI_HEADER = (
     "index\tpromptID\tpairID\tgenre\tsentence1_binary_parse\tsentence2_binary_parse\t"
@@ -226,10 +235,18 @@ def test_every_row_of_qqps_test_split_keeps_its_number(tmp_path):
     [
         *(("SST", "SST-2"), ("sst2", "SST-2"), ("SST_2", "SST-2"), ("STS", "STS-B")),
         *(("sts-b", "STS-B"), ("stsb", "STS-B"), ("cola", "CoLA"), ("mnli", "MNLI")),
+        ("mnli-mm", "MNLI"),
     ],
 )
 def test_the_usual_spellings_name_a_task(spelling, name):
     assert find_task(spelling).name == name
+
+
+def test_the_folder_of_a_task_may_have_another_spelling(tmp_path):
+    (tmp_path / "mrpc").mkdir()
+    assert task_folder(tmp_path, TASKS["MRPC"]) == tmp_path / "mrpc"
+    with pytest.raises(UserError, match="download_glue_data"):
+        task_folder(tmp_path, TASKS["RTE"])
 
 
 @pytest.mark.parametrize("task", DOWNLOADABLE.values(), ids=DOWNLOADABLE)
@@ -269,3 +286,11 @@ def test_the_real_mrpc_gives_glues_numbers_of_rows(mrpc_raw, tmp_path):
         for split, known in (("train", True), ("dev", True), ("test", False))
     }
     assert rows == {"train": 3668, "dev": 408, "test": 1725}
+    # As a user's own file, to train on and to predict.
+    own = own_task("#1 String", "#2 String", "Quality", False, ("0", "1"))
+    bad = BadRows()
+    train = reading.read_own(tmp_path / "MRPC" / "train.tsv", own, bad)
+    expected = reading.read_glue(tmp_path / "MRPC" / "train.tsv", TASKS["MRPC"])
+    assert train.text_a[:] == expected.text_a[:] and train.text_b[:] == expected.text_b[:]
+    assert bad.files[0].counts() == "3669 lines: 1 header, 3668 rows"
+    assert len(list(file_rows(tmp_path / "MRPC" / "test.tsv", own, False))) == 1725
