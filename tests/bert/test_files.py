@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from bert.errors import UserError
@@ -16,6 +18,12 @@ def test_text_and_json_are_written_and_replace_what_was_there(tmp_path):
     assert path.read_text(encoding="utf-8") == '{\n  "b": "é",\n  "a": [\n    1\n  ]\n}\n'
     assert read_json(path) == {"b": "é", "a": [1]}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_keeps_the_name_of_a_file_that_is_not_utf_8(tmp_path):
+    name = os.fsdecode(b"tr\xe9.tsv")
+    write_json(tmp_path / "a.json", {"b": [name, "é"]})
+    assert read_json(tmp_path / "a.json") == {"b": [name, "é"]}
 
 
 def test_a_folder_of_files_appears_at_once(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from helpers import FLAGS, write_sentences
@@ -53,3 +55,30 @@ def test_class_weights_are_balanced_or_named():
     for wrong in ("d=1", "a=x", "a=-1", "a", "a=inf"):
         with pytest.raises(UserError, match="--class_weights"):
             parse_class_weights(wrong, task, label)
+
+
+def test_class_weights_take_spaces_and_labels_with_commas_and_no_label_twice():
+    task = own_task("text", None, "label", False, ("a", "b,c"))
+    label = np.array([0, 1])
+    assert parse_class_weights("a=2, b,c=3", task, label).tolist() == [2, 3]
+    for wrong, complaint in {"a=2,a=3": "'a' is there twice", "a=2,d=1": "'d' is not"}.items():
+        with pytest.raises(UserError, match=complaint):
+            parse_class_weights(wrong, task, label)
+
+
+def test_a_label_with_one_row_cannot_be_split():
+    with pytest.raises(UserError, match="1 of 2 labels have only one row"):
+        split_off(np.array([0, 0, 0, 1]), 0.5, 1, regression=False)
+
+
+def test_check_refuses_folds_that_cannot_be(finetune_here, tmp_path, capsys):
+    train = write_sentences(tmp_path / "train.csv", 10, 0)
+    code, _ = finetune_here(*FLAGS, "--train_file", train, "--folds", "9", "--check")
+    assert code == 2 and "--folds 9: the rarest label has only" in capsys.readouterr().err
+
+
+def test_a_stream_that_each_seed_would_read_again_is_refused(finetune_here, tmp_path, capsys):
+    os.mkfifo(tmp_path / "t.csv")
+    files = ("--train_file", tmp_path / "t.csv", "--dev_fraction", "0.5", "--seeds", "1,2")
+    assert finetune_here(*FLAGS, *files)[0] == 2
+    assert "no regular file" in capsys.readouterr().err

@@ -75,3 +75,18 @@ def test_the_header_of_unrepeated_rows_has_no_warning(capsys):
     log_data(data, unknown=-1)
     text = capsys.readouterr().out
     assert "repeated  none" in text and "warning" not in text
+
+
+def test_labels_that_look_alike_and_texts_that_the_model_does_not_know_are_warned_of(
+    finetune_here, tmp_path, capsys
+):
+    train = tmp_path / "train.csv"
+    train.write_text("text,label\n" + "猫 猫,pos\n犬 犬,pos \n鳥,1\n\u200b,1.0\n" * 4)
+    flags = (*FLAGS, "--train_file", train, "--dev_file", train, "--check")
+    assert finetune_here(*flags)[0] == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "the labels 'pos' and 'pos ' are two classes" in text
+    assert "the labels '1' and '1.0' are two classes" in text
+    assert "of the tokens of train are [UNK]" in text
+    assert "4 examples of dev have a text without any token" in text
+    assert "'pos ': 4 (25.0%)" in text
