@@ -80,8 +80,9 @@ def split_lines(file: BinaryIO | gzip.GzipFile) -> Iterator[Line]:
             text = content.decode()
         except UnicodeDecodeError as error:
             problem = (
-                f"byte {error.start + 1} (0x{content[error.start]:02X}) is not UTF-8 text; if the "
-                "file is in Latin-1 or Windows-1252, convert it with iconv -f WINDOWS-1252 -t UTF-8"
+                f"byte {error.start + 1} (0x{content[error.start]:02X}) is not UTF-8 text; if "
+                "the file is in Latin-1 or Windows-1252, convert it with iconv -f WINDOWS-1252 "
+                "-t UTF-8 FILE"
             )
             text = content.decode(errors="replace")
         if "\0" in text:

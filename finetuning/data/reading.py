@@ -109,9 +109,10 @@ def read_own_training_file(path: Path, task: Task, bad: BadRows) -> tuple[Task, 
     def rows() -> Iterator[Row]:
         for row in _own_rows(file, task, labelled=True):
             label = None if row.problem else row.values[2]
+            new = label if label not in found else None
             # Labels are fields of tables and headers.
-            if label is not None and label.strip() and not set("\t\r\n") & set(label):
-                found.setdefault(label, len(found))
+            if new is not None and new.strip() and not set("\t\r\n") & set(new):
+                found[new] = len(found)
             yield row
 
     examples = _collect(file, rows(), task, bad, True, found)

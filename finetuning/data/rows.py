@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -137,7 +138,8 @@ class BadRows:
         bad = (path, row.line, f"{problem} (kept, with missing texts empty)" if kept else problem)
         if len(self.first) < _MOST_BAD_ROWS_KEPT:
             self.first.append(bad)
-        self._all.write("\t".join(map(shown, bad)) + "\n")
+        with contextlib.suppress(FileNotFoundError):  # no temporary folder: it stays in memory
+            self._all.write("\t".join(map(shown, bad)) + "\n")
 
     def lines(self) -> Iterator[str]:
         """Yield the lines of a TSV file with all bad rows: file, line, problem."""

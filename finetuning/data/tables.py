@@ -33,13 +33,13 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(names[:_MOST_NAMES_LISTED]) + more
 
 
-def format_of(path: Path, quoted_tsv: bool, advice: str = "rename or link it") -> str:
+def format_of(path: Path, quoted_tsv: bool, advice: str = "rename it") -> str:
     """Return the format of a file by its ending; UserError, with advice, if that is unknown."""
     endings = [ending.lower() for ending in path.suffixes if ending.lower() != ".gz"]
     format = _ENDINGS.get(endings[-1] if endings else "")
     if format is None:
         raise UserError(
-            f"{path}: unknown file type; use one of {', '.join(_ENDINGS)} (optionally with .gz): "
+            f"{path}: unknown file type; use one of {', '.join(_ENDINGS)} (optionally with .gz); "
             f"{advice}"
         )
     return "quoted_tsv" if quoted_tsv and format == "tsv" else format
@@ -112,27 +112,33 @@ def delimited_rows(
                 file.blank += 1
                 continue
             fields = [""]
-        missing = 0
-        if problem is None:
-            missing = max(0, len(header) - len(fields))
-            problem = _wrong_fields(file, fields, len(header), plain)
-        values: list[str | None] = []
-        if problem is None or missing:
-            padded = [*fields, *[""] * missing]
-            values = [None if index is None else padded[index] for index in indices]
-        if plain and file.looks_quoted is None and any(map(_looks_quoted, values)):
-            file.looks_quoted = line
+        if problem is None and len(fields) == len(header):
+            values = [None if index is None else fields[index] for index in indices]
+            if plain:
+                problem = _plain_problem(file, line, values, len(header))
+        else:
+            values = []
+            if problem is None:
+                problem = _wrong_fields(file, fields, len(header), plain)
+                padded = [*fields, *[""] * len(header)]
+                if len(fields) < len(header):
+                    values = [None if index is None else padded[index] for index in indices]
         yield Row(line, values, problem, lines)
     if header is None:
         raise UserError(f"{file.path}, line 1: the file is empty")
 
 
-def _wrong_fields(file: InputFile, fields: list[str], width: int, plain: bool) -> str | None:
-    """Return what is wrong with the fields of a row of ``width`` columns."""
-    if len(fields) == width:
-        if plain and width == 1 and "\r" in fields[0]:
-            return "a stray carriage return: it may be the end of a row"
-        return None
+def _plain_problem(file: InputFile, line: int, values: list[str | None], width: int) -> str | None:
+    """Return what is wrong with a row of unquoted TSV; notes if its quotes seem to be CSV's."""
+    if file.looks_quoted is None and any(map(_looks_quoted, values)):
+        file.looks_quoted = line
+    if width == 1 and "\r" in (values[0] or ""):
+        return "a stray carriage return: it may be the end of a row"
+    return None
+
+
+def _wrong_fields(file: InputFile, fields: list[str], width: int, plain: bool) -> str:
+    """Return what is wrong with the number of a row's fields."""
     if not plain:
         return f"{len(fields)} fields, but the header has {width}"
     open_quote = any(field.startswith('"') and field.count('"') % 2 for field in fields)
@@ -268,22 +274,23 @@ class _Object(dict):
 
     def __init__(self, pairs: list[tuple[str, object]]):
         super().__init__(pairs)
-        keys = [key for key, _ in pairs] if len(self) < len(pairs) else []
-        self.twice = {key for key, count in Counter(keys).items() if count > 1}
+        self.twice = {key for key, count in Counter(key for key, _ in pairs).items() if count > 1}
 
 
-def parse_object(text: str) -> _Object:
+def parse_object(text: str) -> dict:
     """Parse a JSON object; raises ValueError if the text is not one."""
     try:
-        content = json.loads(text, object_pairs_hook=_Object)
+        content = json.loads(text)
+        if isinstance(content, dict) and text.count(":") > len(content):
+            content = json.loads(text, object_pairs_hook=_Object)  # slower; a key may be repeated
     except (ValueError, RecursionError):
         raise ValueError("not JSON; each line must be a JSON object") from None
-    if not isinstance(content, _Object):
+    if not isinstance(content, dict):
         raise ValueError("not a JSON object; each line must be one")
     return content
 
 
-def text_of(content: _Object, names: Sequence[str | None], advice: str = "") -> str | None:
+def text_of(content: dict, names: Sequence[str | None], advice: str = "") -> str | None:
     """Return the first of these values that a JSON object has, as text.
 
     None if None is among the names; otherwise raises ValueError, followed by ``advice`` if the
@@ -301,9 +308,9 @@ def text_of(content: _Object, names: Sequence[str | None], advice: str = "") -> 
     raise ValueError(f"the object has no {wanted}; it has: {listed(content)}{advice}")
 
 
-def _text(content: _Object, name: str) -> str:
+def _text(content: dict, name: str) -> str:
     value = content[name]
-    if name in content.twice:
+    if isinstance(content, _Object) and name in content.twice:
         raise ValueError(f"{name!r} is in the object twice")
     if isinstance(value, (dict, list)):
         raise ValueError(f"{name!r} is neither text nor a number")

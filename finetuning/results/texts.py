@@ -47,7 +47,9 @@ def file_rows(
         quoted_advice="; if a spreadsheet has quoted the fields, pass --input_format quoted_tsv",
     )
     torn = TornRows(task)
-    format = format or format_of(path, task.quoted_tsv, "or name it with --input_format")
+    format = format or format_of(
+        path, task.quoted_tsv, "rename it, or name its format with --input_format"
+    )
     labelled = _glue_layout(path, task) if format == "tsv" else None
     if labelled is None:
         rows = with_texts(table_rows(file, format, _columns(task)))
