@@ -66,7 +66,9 @@ class Options:
     data_dir: Path | None = flag(None, Path, "DIR", "folder with one subfolder per task",
         unset="$GLUE_DIR")
 
-    train_file: Path | None = flag(None, Path, "FILE", "train on these rows",
+    train_file: Path | None = flag(None, Path, "FILE",
+        "train on these rows (.tsv: one line is one row, and quotes are text; .csv: RFC 4180; "
+        ".jsonl: one JSON object per line)",
         group="your own files (.tsv, .csv or .jsonl, also with .gz)")
     dev_file: Path | None = flag(None, Path, "FILE", "evaluate on these labelled rows")
     test_file: Path | None = flag(None, Path, "FILE",
@@ -77,8 +79,8 @@ class Options:
     label_column: str = flag("label", str, "NAME", "column of the label")
     regression: bool = switch("the label column holds numbers to predict")
     quoted_tsv: bool = switch(
-        "fields of .tsv files are quoted as in CSV, as spreadsheets write them",
-        unset="one line is one row, and quotes are text")
+        "read the quotes of .tsv files as those of CSV, as spreadsheets write them",
+        unset="quotes are text")
     dev_fraction: float | None = flag(None, _SHARE, "R",
         "evaluate on this share of --train_file, drawn within each label by the seed",
         decides=True)

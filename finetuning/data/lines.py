@@ -76,18 +76,21 @@ def split_lines(file: BinaryIO | gzip.GzipFile) -> Iterator[Line]:
             while not content.endswith(b"\n") and (content := file.readline(LONGEST_LINE)):
                 quotes += content.count(b'"')
             content = b'"' * (quotes % 2) + b"\n"
+        if b"\0" in content:
+            problem = problem or (
+                f"byte {content.index(0) + 1} is NUL, which is not text; if the file is in UTF-16, "
+                "convert it with iconv -f UTF-16 -t UTF-8 FILE"
+            )
         try:
             text = content.decode()
         except UnicodeDecodeError as error:
-            problem = (
+            problem = problem or (
                 f"byte {error.start + 1} (0x{content[error.start]:02X}) is not UTF-8 text; if "
                 "the file is in Latin-1 or Windows-1252, convert it with iconv -f WINDOWS-1252 "
                 "-t UTF-8 FILE"
             )
             text = content.decode(errors="replace")
-        if "\0" in text:
-            problem = problem or f"byte {content.index(0) + 1} is NUL, which is not text"
-            text = text.replace("\0", "\ufffd")
+        text = text.replace("\0", "\ufffd")
         yield number, text, problem
 
 

@@ -43,7 +43,7 @@ def read_glue(
         With file and line: no such file, no rows, a missing column or field, an unknown label,
         bytes that are not UTF-8.
     """
-    file = InputFile(path, column_advice=f" ({task.name} has other columns)")
+    file = InputFile(path, column_advice=f"; these are not {task.name}'s")
     return _collect(file, glue_rows(file, task, labelled), task, bad or BadRows(), labelled)
 
 

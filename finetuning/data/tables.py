@@ -24,6 +24,8 @@ _ENDINGS = {
 # quoted_tsv: with CSV's quotes, as spreadsheets write it.
 FORMATS = ("tsv", "quoted_tsv", "csv", "jsonl")
 _DELIMITERS = {"quoted_tsv": "\t", "csv": ","}
+# The line ends of old Macs, and of some exports.
+_CARRIAGE_RETURNS = "if carriage returns end the lines, convert them with tr '\\r' '\\n'"
 
 
 def listed(names: Iterable[str]) -> str:
@@ -133,7 +135,7 @@ def _plain_problem(file: InputFile, line: int, values: list[str | None], width: 
     if file.looks_quoted is None and any(map(_looks_quoted, values)):
         file.looks_quoted = line
     if width == 1 and "\r" in (values[0] or ""):
-        return "a stray carriage return: it may be the end of a row"
+        return f"a stray carriage return; {_CARRIAGE_RETURNS}"
     return None
 
 
@@ -168,7 +170,7 @@ def _indices(
             quoted = any(name[:1] == name[-1:] == '"' for name in header)
             advice = file.quoted_advice if quoted else file.column_advice
             if any("\r" in name for name in header):
-                advice = "; if carriage returns end the lines, convert them with tr '\\r' '\\n'"
+                advice = f"; {_CARRIAGE_RETURNS}"
             wanted = " or ".join(map(repr, choices))
             raise UserError(f"{where}: no column {wanted}; columns found: {listed(header)}{advice}")
         if header.count(name) > 1:
@@ -247,7 +249,7 @@ def _csv_problem(reason: str) -> str:
             f"{LONGEST_LINE:,} characters"
         )
     if "new-line character" in reason:
-        return "a stray carriage return outside quotes"
+        return f"a stray carriage return outside quotes; {_CARRIAGE_RETURNS}"
     return f"quotes do not match ({reason})"
 
 
