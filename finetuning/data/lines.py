@@ -81,6 +81,7 @@ def split_lines(file: BinaryIO | gzip.GzipFile) -> Iterator[Line]:
                 f"byte {content.index(0) + 1} is NUL, which is not text; if the file is in UTF-16, "
                 "convert it with iconv -f UTF-16 -t UTF-8 FILE"
             )
+            content = content.replace(b"\0", "\ufffd".encode())
         try:
             text = content.decode()
         except UnicodeDecodeError as error:
@@ -90,7 +91,6 @@ def split_lines(file: BinaryIO | gzip.GzipFile) -> Iterator[Line]:
                 "-t UTF-8 FILE"
             )
             text = content.decode(errors="replace")
-        text = text.replace("\0", "\ufffd")
         yield number, text, problem
 
 

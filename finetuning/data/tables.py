@@ -114,17 +114,16 @@ def delimited_rows(
                 file.blank += 1
                 continue
             fields = [""]
-        if problem is None and len(fields) == len(header):
-            values = [None if index is None else fields[index] for index in indices]
-            if plain:
-                problem = _plain_problem(file, line, values, len(header))
-        else:
-            values = []
-            if problem is None:
+        values: list[str | None] = []
+        if problem is None:
+            missing = len(header) - len(fields)
+            if missing:
                 problem = _wrong_fields(file, fields, len(header), plain)
-                padded = [*fields, *[""] * len(header)]
-                if len(fields) < len(header):
-                    values = [None if index is None else padded[index] for index in indices]
+                fields = [*fields, *[""] * missing]
+            if missing >= 0:
+                values = [None if index is None else fields[index] for index in indices]
+            if plain and not missing:
+                problem = _plain_problem(file, line, values, len(header))
         yield Row(line, values, problem, lines)
     if header is None:
         raise UserError(f"{file.path}, line 1: the file is empty")

@@ -98,3 +98,14 @@ def test_cross_validation_reports_mean_and_spread(finetune_here, tmp_path):
         assert fold["best"]["dev"]["accuracy"] == score
     assert results["mean"]["accuracy"] == pytest.approx(np.mean(scores))
     assert results["standard_deviation"]["accuracy"] == pytest.approx(np.std(scores, ddof=1))
+
+
+def test_the_predictions_of_all_folds_have_each_row_of_the_file_once(finetune_here, tmp_path):
+    train = write_sentences(tmp_path / "train.csv", 30, 0)
+    train.write_text(train.read_text().replace("\n", "\n,cat\n", 1))  # a bad first row
+    files = ("--train_file", train, "--skip_bad_rows", "--folds", "3", "--training_steps", "1")
+    code, out = finetune_here(*FLAGS, *files)
+    assert code == 0
+    predictions = [path.read_text().splitlines() for path in out.glob("*/dev_predictions.tsv")]
+    rows = [int(line.split("\t")[0]) for lines in predictions for line in lines[1:]]
+    assert len(predictions) == 3 and sorted(rows) == list(range(1, 31))
