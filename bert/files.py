@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -103,8 +102,18 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 def json_text(content: dict) -> str:
     """Return the text of an indented JSON file."""
     text = json.dumps(content, indent=2, ensure_ascii=False)
-    # Names of files that are not UTF-8 contain surrogates, of which UTF-8 has none.
-    return re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):x}", text) + "\n"
+    if not is_unicode(text):  # a path may be any bytes
+        text = json.dumps(content, indent=2)
+    return text + "\n"
+
+
+def is_unicode(text: str) -> bool:
+    """Tell whether a string can be written as UTF-8: whether it has no halves of characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def write_json(path: Path, content: dict) -> None:
