@@ -180,6 +180,7 @@ def test_a_run_on_quoted_tsv_is_predicted_alike(finetune_here, tmp_path, capsys)
     data = ("--train_file", tmp_path / "t.tsv", "--dev_fraction", "0.3", "--quoted_tsv")
     code, out = finetune_here("--text_a_column", "text", *data, "--epochs", "1")
     assert code == 0 and json.loads((out / "config.json").read_text())["quoted_tsv"] is True
+    assert "TSV has CSV's quotes" in capsys.readouterr().out
     assert predict_here("--model_dir", out, "--input", tmp_path / "t.tsv") == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line[:1] == "{"]
     assert [row["index"] for row in rows] == list(range(12))

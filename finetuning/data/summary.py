@@ -56,7 +56,8 @@ def log_data(data: Dataset, unknown: int) -> None:
     sizes = ", ".join(f"{len(part)} {name}" for name, part in parts.items())
     log_header("task", f"{task.name}: {sizes}")
     texts = [repr(name) for name in (task.text_a_column, task.text_b_column) if name is not None]
-    log_header("columns", f"text {' and '.join(texts)}; label {task.label_column!r}")
+    quoted = "; TSV has CSV's quotes" if task.quoted_tsv else ""
+    log_header("columns", f"text {' and '.join(texts)}; label {task.label_column!r}{quoted}")
     for name, part in labelled.items():
         log_header("labels", f"{name}: {_distribution(task, part.label)}")
     for name, part in parts.items():
