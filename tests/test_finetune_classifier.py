@@ -99,9 +99,13 @@ def test_single_sentences_are_learned_better_than_by_majority(finetune_here, tmp
 def test_the_test_predictions_are_the_best_epochs_not_the_last(finetune_here, tmp_path):
     train = write_sentences(tmp_path / "train.csv", 40, 0)
     test = write_sentences(tmp_path / "test.csv", 9, 2)
-    files = ("--train_file", train, "--dev_file", train, "--test_file", test)
-    # So small steps change no answer: the first epoch stays the best, but not the same.
-    _, out = finetune_here(*FLAGS, *files, "--lr", "1e-5")
+    # What is learned is wrong on the dev set: the first epoch is the best.
+    swapped = {"cat": "dog", "dog": "cat"}
+    rows = [row.rsplit(",", 1) for row in train.read_text().splitlines()]
+    dev = tmp_path / "dev.csv"
+    dev.write_text("".join(f"{text},{swapped.get(label, label)}\n" for text, label in rows))
+    files = ("--train_file", train, "--dev_file", dev, "--test_file", test)
+    _, out = finetune_here(*FLAGS, *files, "--lr", "1e-3")
     assert json.loads((out / "metrics.json").read_text())["best"]["epoch"] == 1
     inference = ("--model_parameters", out, "--only_inference", "--test_file", test)
     _, again = finetune_here(*inference, out="again", bert=False)

@@ -213,7 +213,7 @@ def test_a_run_stops_at_a_number_that_is_not_finite_and_says_where(make_trainer)
     rows = dataset.training_batches(trainer._examples.lengths, 8, 1, 1)[2]
     rows = ", ".join(str(row + 1) for row in sorted(rows))
     message = str(error.value)
-    assert "update 3 (epoch 1, learning rate 0.007)" in message and "loss inf" in message
+    assert "update 3 (epoch 1, learning rate 0.008)" in message and "loss inf" in message
     assert f"training examples {rows};" in message and "--skip_nonfinite" in message
     assert all(np.isfinite(array).all() for array in trainer.parameter_arrays().values())
 
