@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,10 +11,10 @@ from mxnet.initializer import Normal
 
 from bert import native
 from bert.errors import UserError
-from bert.files import json_text, read_json
 from bert.huggingface import config_from_huggingface
 from bert.modeling import INITIALIZER_RANGE, BERTModel
 from bert.parameters import read_params, set_parameters
+from bert.run_config import read_config
 from bert.tokenizer import BERTTokenizer, check_vocabulary
 
 
@@ -94,47 +93,6 @@ class Classifier(NamedTuple):
         return unavailable
 
 
-_NO_CHECKSUM = "0" * 64
-# The keys of a run's config.json that other config.json files lack.
-_KEYS = ("task_name", "max_len", "id2label", "do_lower_case", "vocab_sha256", "sha256")
-
-
-def config_text(config: dict, vocabulary: str) -> str:
-    """Return the text of a run's ``config.json``.
-
-    It contains the checksum of ``vocab.txt``, whose text is given, and its own checksum, computed
-    with zeros in the checksum's place.
-    """
-    content = {**config, "vocab_sha256": _sha256(vocabulary), "sha256": _NO_CHECKSUM}
-    text = json_text(content)
-    return text.replace(f'"sha256": "{_NO_CHECKSUM}"', f'"sha256": "{_sha256(text)}"')
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _check(folder: Path, config: dict) -> None:
-    """Raise UserError if a run's config.json or vocab.txt has changed since it was written."""
-    text = (folder / "config.json").read_bytes().decode()
-    text = text.replace(f'"sha256": "{config["sha256"]}"', f'"sha256": "{_NO_CHECKSUM}"')
-    if _sha256(text) != config["sha256"]:
-        raise UserError(f"{folder / 'config.json'} is damaged or was edited: its checksum differs")
-    vocab = folder / "vocab.txt"
-    try:
-        checksum = hashlib.sha256(vocab.read_bytes()).hexdigest()
-    except OSError as error:
-        raise UserError(f"cannot read the vocabulary {vocab}: {error.strerror}") from None
-    if checksum != config["vocab_sha256"]:
-        raise UserError(f"{vocab} is damaged or was edited: its checksum in config.json differs")
-
-
-def is_run(folder: Path) -> bool:
-    """Tell whether a folder is a training run's, by its ``config.json``."""
-    path = folder / "config.json"
-    return path.is_file() and {"task_name", "sha256"} <= set(read_json(path))
-
-
 def load_classifier(
     path: str | Path,
     dropout: float = 0.1,
@@ -167,20 +125,13 @@ def load_classifier(
             f"{parameters}: no such model (expected the --output_dir of a training run)"
         )
     folder = parameters.parent
-    config = read_json(folder / "config.json")
-    missing = [key for key in _KEYS if key not in config]
-    if missing:
-        raise UserError(
-            f"{folder / 'config.json'} is not from a fine-tuning run: missing keys "
-            f"{', '.join(missing)}"
-        )
-    _check(folder, config)
+    config = read_config(folder)
     tokenizer = BERTTokenizer(folder / "vocab.txt", config["do_lower_case"])
     bert = BERTModel(config_from_huggingface(folder / "config.json"), dropout, cls_only=True)
-    if config["max_len"] not in range(5, bert.config.max_length + 1):
+    if config["max_len"] > bert.config.max_length:
         raise UserError(
-            f"{folder / 'config.json'}: max_len is {config['max_len']!r}, but must be a number "
-            f"from 5 to {bert.config.max_length}"
+            f"{folder / 'config.json'}: max_len is {config['max_len']}, but must be a number from "
+            f"5 to {bert.config.max_length}"
         )
     check_vocabulary(tokenizer, bert.config.vocab_size)
     net = BERTClassifier(bert, len(config["id2label"]), dropout)

@@ -14,10 +14,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from bert import huggingface, pretrained
-from bert.classifier import BERTClassifier, config_text, is_run, load_classifier
+from bert.classifier import BERTClassifier, load_classifier
 from bert.files import json_text
 from bert.modeling import BERTModel
 from bert.parameters import arrays_of, parameters_of, set_parameters, write_params
+from bert.run_config import config_text, is_run
 from bert.tokenizer import BERTTokenizer, check_vocabulary
 
 # Keys of a run's config.json that only this project uses.

@@ -1,16 +1,26 @@
-"""Atomic file writes, and reading JSON."""
+"""Atomic file writes; reading regular files of bounded size, and JSON."""
 
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, BinaryIO
 
 from bert.errors import UserError
+
+# Of a file that is read at once: a text (thousands of labels make metrics.json 100 MB), and
+# arrays (a checkpoint of BERT large has 5 GB).
+_MOST_TEXT_BYTES = 1 << 28
+MOST_BYTES = 1 << 34
+# Levels of objects and lists in a JSON file. Python's writer of JSON needs a frame for each.
+_MOST_LEVELS = 50
 
 
 class SaveError(OSError):
@@ -51,6 +61,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        if temporary.is_symlink():  # somebody else has made it
+            temporary.unlink()
         yield temporary
         if temporary.is_dir():
             for file in temporary.iterdir():
@@ -121,14 +133,114 @@ def write_json(path: Path, content: dict) -> None:
     write_text(path, json_text(content))
 
 
-def read_json(path: Path) -> dict:
-    """Read a JSON object; raises UserError if the file is missing or contains none."""
+def open_regular(path: Path, most: int = MOST_BYTES) -> BinaryIO:
+    """Open a file for reading.
+
+    Raises
+    ------
+    UserError
+        It cannot be read; it is no regular file, so that reading might never end (a device, a
+        FIFO); or it has more than ``most`` bytes.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        # Opening a FIFO without this flag waits for a writer.
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY), "rb")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
+    status = os.fstat(file.fileno())
+    if stat.S_ISREG(status.st_mode) and status.st_size <= most:
+        return file
+    file.close()
+    if stat.S_ISREG(status.st_mode):
+        raise UserError(f"cannot read {path}: it has {status.st_size:,} bytes, more than {most:,}")
+    raise UserError(f"cannot read {path}: it is not a regular file")
+
+
+def read_bytes(path: Path, most: int = _MOST_TEXT_BYTES) -> bytes:
+    """Read a regular file of at most ``most`` bytes; raises UserError, as :func:`open_regular`."""
+    with open_regular(path, most) as file:
+        return file.read()
+
+
+def read_text(path: Path) -> str:
+    """Read a UTF-8 text file of bounded size; its line ends become ``\\n``. Raises UserError."""
+    try:
+        return io.TextIOWrapper(io.BytesIO(read_bytes(path)), "utf-8").read()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error})") from None
+
+
+def contains(path: Path, text: str) -> bool:
+    """Tell whether a regular file of bounded size contains a text."""
+    try:
+        return text.encode() in read_bytes(path)
+    except UserError:
+        return False
+
+
+def open_own(path: Path, mode: str = "ab", **options) -> IO:
+    """Open a file for writing in place; it is made if it is missing.
+
+    Raises
+    ------
+    UserError
+        It is a link, or no regular file: what is written would go elsewhere.
+    OSError
+        It cannot be written.
+    """
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+
+    refuse_foreign(path)
+    return open(path, mode, opener=opener, **options)
+
+
+def refuse_foreign(path: Path) -> None:
+    """Raise UserError unless a file that is written in place is missing or a regular file.
+
+    Neither a link nor a hard link may lead from a folder that somebody else has made to a file of
+    the user's.
+    """
+    try:
+        status = path.lstat()
+    except OSError:
+        return
+    if stat.S_ISLNK(status.st_mode) or (status.st_nlink > 1 and stat.S_ISREG(status.st_mode)):
+        raise UserError(f"{path} is a link to another file: move it away")
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path} is not a regular file: move it away")
+
+
+def read_json(path: Path) -> dict:
+    """Read a JSON object; raises UserError if the file cannot be read or contains none."""
+    return parse_json(read_bytes(path), path)
+
+
+def parse_json(text: bytes, source: str | Path) -> dict:
+    """Return the JSON object in a text; raises UserError, which names the source."""
+    try:
+        content = json.loads(text.decode())
+        _check_levels(content)
+        if re.search(rb"\\u[dD][89a-fA-F]", text):  # half a character, which cannot be written
+            json.dumps(content, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:  # not UTF-8, or not JSON
-        raise UserError(f"{path} is not JSON ({error})") from None
+        raise UserError(f"{source} is not JSON ({error})") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path} is not a JSON object")
+        raise UserError(f"{source} is not a JSON object")
     return content
+
+
+def _check_levels(content: object) -> None:
+    level = [content]
+    for _ in range(_MOST_LEVELS):
+        level = [
+            item
+            for part in level
+            if isinstance(part, (dict, list))
+            for item in (part.values() if isinstance(part, dict) else part)
+            if isinstance(item, (dict, list))
+        ]
+        if not level:
+            return
+    raise ValueError(f"it has more than {_MOST_LEVELS} levels")

@@ -18,6 +18,7 @@ import numpy as np
 from mxnet.gluon import Block
 
 from bert.errors import UserError
+from bert.files import MOST_BYTES, read_bytes
 
 _LIST_MAGIC = 0x112
 _ARRAY_MAGICS = (0xF993FAC9, 0xF993FACA)  # NDArray format 2 (MXNet 1.0 on) and 3 (NumPy shapes)
@@ -111,10 +112,7 @@ def read_params(path: str | Path) -> dict[str, np.ndarray]:
         The file cannot be read, is truncated, is not such a file, or its checksum differs (files
         that MXNet has written have none).
     """
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    content = read_bytes(Path(path), MOST_BYTES)
     reader = _Reader(content)
     try:
         if reader.number("Q") != _LIST_MAGIC:

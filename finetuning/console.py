@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from bert.files import open_own
 from bert.terminal import say, shown
 
 if TYPE_CHECKING:  # to print a sentence must not load MXNet
@@ -30,6 +31,13 @@ class _Screen(logging.Handler):
 
     def emit(self, record):
         say(self.format(record))
+
+
+class _LogFile(logging.FileHandler):
+    """Appends to a file, and never through a link."""
+
+    def _open(self):
+        return open_own(Path(self.baseFilename), "a", encoding="utf-8")
 
 
 class _Shown(logging.Formatter):
@@ -59,7 +67,7 @@ def start_logging(log_file: Path | None) -> None:
     screen.setFormatter(_Shown())
     log.addHandler(screen)
     if log_file:
-        file = logging.FileHandler(log_file, encoding="utf-8", delay=True)
+        file = _LogFile(log_file, encoding="utf-8", delay=True)
         file.setFormatter(_Shown("%(asctime)s %(message)s"))
         log.addHandler(file)
 

@@ -326,9 +326,11 @@ def parse(description: str | None, argv: list[str] | None = None) -> Options:
     argv = list(sys.argv[1:] if argv is None else argv)
     values = parser.read(argv)
     if values.get("resume"):
-        # A run knows its flags; those on this command line come later and so count.
-        argv = recorded_flags(values.get("output_dir", _OUTPUT_DIR)) + argv
-        values = parser.read(argv)
+        # A run knows its flags; those on this command line come later and so count. Where it is
+        # written does not come from the file.
+        folder = values.get("output_dir", _OUTPUT_DIR)
+        argv = recorded_flags(folder) + argv
+        values = {**parser.read(argv), "output_dir": folder}
     for name in values.keys() & ELSEWHERE:
         parser.error(f"--{name} is a flag of gluonnlp's script: here, {ELSEWHERE[name]}")
     for name in values.keys() & NEEDLESS:

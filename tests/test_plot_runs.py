@@ -16,6 +16,7 @@ from conftest import run_script
 from helpers import FLAGS, write_sentences
 
 import plot_runs
+from bert.run_config import config_text
 from bert.terminal import shown
 from finetuning.results.predictions import delimited
 
@@ -126,7 +127,7 @@ def test_what_cannot_be_drawn_is_one_sentence(seeds, finetune_here, tmp_path, ca
         ((tmp_path / "nowhere",), "is not a run folder"),
         ((tmp_path / "empty",), "is not a run folder"),
         ((seeds / "seed-1", other), "different tasks"),
-        ((tmp_path / "cut",), "do not fit"),
+        ((tmp_path / "cut",), "dev_predictions.tsv is damaged"),
     ):
         code = plot(*arguments, "--output_dir", tmp_path / "pictures")
         sentence = capsys.readouterr().err
@@ -167,7 +168,7 @@ def test_damaged_metrics_are_one_sentence(finetune_here, glue_dir, tmp_path, cap
         capsys.readouterr()
         assert plot(out, "--output_dir", tmp_path / "pictures") == 2, place
         sentence = capsys.readouterr().err
-        assert "do not fit each other" in sentence and sentence.count("\n") == 1
+        assert f"{out / 'metrics.json'}: " in sentence and sentence.count("\n") == 1
     assert not (tmp_path / "pictures").exists()
 
 
@@ -225,7 +226,7 @@ def renamed(run, out, labels):
     config = json.loads((out / "config.json").read_text())
     ids = dict(zip(labels, (0, 1), strict=True))
     config |= {"label2id": ids, "id2label": {str(id_): name for name, id_ in ids.items()}}
-    (out / "config.json").write_text(json.dumps(config))
+    (out / "config.json").write_text(config_text(config, (out / "vocab.txt").read_text()))
     rows = list(csv.reader((out / "dev_predictions.tsv").open(), delimiter="\t"))
     for row in rows[1:]:
         row[1], row[2] = (labels[name == "dog"] for name in row[1:3])

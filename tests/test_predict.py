@@ -20,7 +20,7 @@ from conftest import ROOT, run_script
 from helpers import write_sentences
 
 import predict
-from bert.classifier import config_text
+from bert.run_config import config_text
 from finetuning.results import inference
 
 
@@ -259,7 +259,8 @@ def test_mistakes_end_in_one_sentence(runs, tmp_path, capsys):
     [
         ({"max_len": "long"}, "max_len is 'long'"),
         ({"max_len": 500}, "max_len is 500"),
-        ({"text_a_column": None, "id2label": {"0": "a", "2": "b"}}, "does not describe"),
+        ({"text_a_column": None}, "text_a_column is None"),
+        ({"id2label": {"0": "a", "2": "b"}}, "do not number the same labels"),
         ({"task_name": "MRPC"}, "MRPC has the labels 0, 1"),
         ({"task_name": "SQuAD"}, "unknown task 'SQuAD'"),
     ],
@@ -280,6 +281,7 @@ def test_a_glue_model_with_another_label_order_keeps_its_own(runs, tmp_path, cap
     answers = []
     for labels in (["0", "1"], ["1", "0"]):
         changes = {"task_name": "CoLA", "id2label": dict(zip("01", labels, strict=True))}
+        changes["label2id"] = dict(zip(labels, (0, 1), strict=True))
         text = config_text(config | changes, (tmp_path / "run" / "vocab.txt").read_text())
         (tmp_path / "run" / "config.json").write_text(text)
         assert predict_here("--model_dir", tmp_path / "run", "--text_a", "the dog") == 0

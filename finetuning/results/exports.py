@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from bert.classifier import Classifier, load_classifier
 from bert.errors import RunError, UserError
-from bert.files import read_json, write_text
+from bert.files import write_text
 from bert.parameters import read_params
 from bert.terminal import say, shown
 from dataset import DEV_EXAMPLES, TokenizedExamples, evaluation_batches, padded_batch
@@ -22,7 +22,8 @@ from finetuning.data.tasks import Task, task_from_config
 from finetuning.output import folder_target, replacing_folder
 from finetuning.results import metrics, model_card
 from finetuning.results.export_formats import FILES, FORMATS, Compute
-from finetuning.results.predictions import logits_of
+from finetuning.results.finished_run import read_results
+from finetuning.results.predictions import read_predictions
 from finetuning.training.evaluation import predict
 from finetuning.training.workers import Workers
 
@@ -50,7 +51,7 @@ def export(args: argparse.Namespace) -> None:
     run = run if run.is_dir() else run.parent
     out = folder_target(Path(args.output_dir), [run], args.overwrite, is_export)
     model = load_classifier(args.model_dir)
-    arguments = arguments_of(run)
+    arguments = read_results(run, task_from_config(model.config))["arguments"]
     check = load_check(run, args, arguments)
     say(f"comparing labels and logits of the run's {len(check.examples)} dev examples")
     rows = [check.row("this project", check.logits, (run / "model.params").stat().st_size)]
@@ -117,14 +118,6 @@ def _bytes_of_weights(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir() if path.suffix in _WEIGHTS)
 
 
-def arguments_of(run: Path) -> dict:
-    """Return the arguments in a run's metrics.json; UserError if it has none."""
-    arguments = read_json(run / "metrics.json").get("arguments", {})
-    if not isinstance(arguments, dict):
-        raise UserError(f"{run / 'metrics.json'} is damaged: its arguments are not an object")
-    return arguments
-
-
 def load_check(run: Path, args: argparse.Namespace, arguments: dict) -> Check:
     """Read what a run was measured on, and compute its logits again.
 
@@ -136,7 +129,7 @@ def load_check(run: Path, args: argparse.Namespace, arguments: dict) -> Check:
     model = load_classifier(args.model_dir)
     task = task_from_config(model.config)
     examples = read_dev_examples(run, model, task)
-    recorded = recorded_logits(run, examples, task)
+    recorded = read_predictions(run / "dev_predictions.tsv", task, len(examples)).logits
     model.compile()
     logits = predict(model.net, examples, args.batch_size, Workers([mx.cpu()]))
     tolerance = _TOLERANCE if arguments.get("dtype") == "float32" else _LOW_PRECISION_TOLERANCE
@@ -164,20 +157,6 @@ def read_dev_examples(run: Path, model: Classifier, task: Task) -> TokenizedExam
     if label.dtype.kind != kind or not known:
         raise UserError(f"{path} holds labels of another task than the model's, {task.name}")
     return examples
-
-
-def recorded_logits(run: Path, examples: TokenizedExamples, task: Task) -> np.ndarray:
-    """Return the logits ``[examples, outputs]`` in a run's dev_predictions.tsv."""
-    path = run / "dev_predictions.tsv"
-    try:
-        logits = logits_of(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read the run's predictions {path}: {error.strerror}") from None
-    except (ValueError, IndexError):
-        raise UserError(f"{path} is damaged: it holds no logits") from None
-    if logits.shape != (len(examples), task.outputs):
-        raise UserError(f"{path} does not belong to {DEV_EXAMPLES}: their rows are not the same")
-    return logits
 
 
 def logits_by(compute: Compute, examples: TokenizedExamples, batch_size: int) -> np.ndarray:

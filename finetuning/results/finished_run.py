@@ -1,21 +1,84 @@
-"""What the folder of a finished run says about it."""
+"""What the folder of a run says about its results: metrics.json, and what is drawn of it."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from bert import schema
 from bert.errors import UserError
-from bert.files import read_json
+from bert.files import read_json, read_text
+from bert.run_config import read_config
 from finetuning.data.tasks import Task, task_from_config
-from finetuning.results.predictions import labels_of, logits_of
+from finetuning.results.predictions import read_predictions
 
-_NEEDED = ("task", "seed", "arguments", "epochs", "best", "curve", "data")
+_SCORES = schema.entries(schema.number())
+_SHARE = schema.number(0, 1)
+_CLASS = schema.fields(
+    {"precision": _SHARE, "recall": _SHARE, "f1": _SHARE, "support": schema.whole()}
+)
+_BEST = schema.fields(
+    {"epoch": schema.whole(1), "update": schema.whole(1), "dev": _SCORES},
+    {
+        "per_class": schema.entries(_CLASS),
+        "confusion_matrix": schema.items(schema.items(schema.whole())),
+    },
+)
+_EPOCH = schema.fields(
+    {
+        "epoch": schema.whole(1),
+        "train_loss": schema.optional(schema.number()),
+        "seconds": schema.number(0),
+        "samples_per_second": schema.number(0),
+        "dev": _SCORES,
+    }
+)
+_CURVE = schema.fields(
+    {
+        "update": schema.items(schema.whole(1)),
+        "train_loss": schema.items(schema.number()),
+        "lr": schema.items(schema.number(0)),
+        "gradient_norm": schema.items(schema.optional(schema.number(0))),
+    }
+)
+_SPLIT = schema.fields(
+    {
+        "examples": schema.whole(1),
+        "tokens": schema.whole(1, 2**53),
+        "truncated": schema.whole(),
+        "lengths": schema.entries(schema.whole(), schema.matching(r"[0-9]{1,9}")),
+    },
+    {"padding": schema.entries(_SHARE)},
+)
+_ARGUMENTS = schema.fields(
+    {
+        "epochs": schema.whole(1),
+        "batch_size": schema.whole(1),
+        "accumulate": schema.whole(1),
+        "training_steps": schema.optional(schema.whole(1)),
+    }
+)
+# What metrics.json and the state in a checkpoint say of a run that has an evaluation, or none yet.
+PROGRESS = {
+    "environment": schema.entries(schema.anything),
+    "epochs": schema.items(_EPOCH),
+    "best": schema.optional(_BEST),
+    "skipped_updates": schema.whole(),
+    "curve": _CURVE,
+}
+# What metrics.json says besides.
+_HEADER = {
+    "task": schema.text,
+    "seed": schema.whole(),
+    "arguments": _ARGUMENTS,
+    "num_parameters": schema.whole(1, 2**53),
+    "data": schema.entries(_SPLIT),
+}
+_RESULTS = schema.fields({**_HEADER, **PROGRESS, "best": _BEST}, {"test": _SCORES})
 
 
 @dataclass(frozen=True)
@@ -35,6 +98,11 @@ class FinishedRun:
     def score(self) -> float:
         return self.results["best"]["dev"][self.metric]
 
+    @property
+    def metrics(self) -> list[str]:
+        """The names of the dev metrics, and of the loss."""
+        return list(self.results["best"]["dev"])
+
 
 def runs_in(folder: Path) -> list[Path]:
     """Return the folders of the seeds or folds in a run's folder, by number, or the folder."""
@@ -43,65 +111,76 @@ def runs_in(folder: Path) -> list[Path]:
     return sorted(parts, key=lambda path: (len(path.name), path.name)) or [folder]
 
 
+def read_results(folder: Path, task: Task) -> dict:
+    """Read a run's ``metrics.json``, in which every entry that is used has been checked.
+
+    Raises
+    ------
+    UserError
+        It cannot be read, or is not what a run of the task writes.
+    """
+    path = folder / "metrics.json"
+    results = read_json(path)
+    schema.check(_RESULTS, results, path)
+    check_progress(results, task, path)
+    if not results["epochs"]:
+        raise UserError(f"{path}: there are no epochs")
+    return results
+
+
+def check_progress(results: dict, task: Task, source: str | Path) -> None:
+    """Raise UserError unless what :data:`PROGRESS` describes is of one run of the task."""
+    best, epochs, curve = results["best"], results["epochs"], results["curve"]
+    found = [*epochs, *([best] if best else [])]
+    names = list(found[0]["dev"]) if found else []
+    if any(list(row["dev"]) != names for row in found) or (
+        found and not {task.metrics[0], "loss"} <= set(names)
+    ):
+        raise UserError(f"{source}: the dev metrics are not those of {task.name}")
+    if best:
+        classes, confusions = best.get("per_class", {}), best.get("confusion_matrix", [])
+        sizes = [len(task.labels)] * len(task.labels)
+        if len(classes) != len(task.labels) or list(map(len, confusions)) != sizes:
+            raise UserError(f"{source}: the scores of the classes are not those of {task.name}")
+    if len({len(column) for column in curve.values()}) != 1:
+        raise UserError(f"{source}: the columns of the curve are not equally long")
+
+
 def read_run(folder: Path) -> FinishedRun:
     """Read a run's results; UserError if the folder is not that of a finished run."""
-    if not (folder / "metrics.json").is_file():
+    path = folder / "metrics.json"
+    if not path.is_file():
         raise UserError(f"{folder} is not a run folder, or has no evaluation yet")
-    results, config = read_json(folder / "metrics.json"), read_json(folder / "config.json")
+    config = read_config(folder)
     task = task_from_config(config)
+    results = read_results(folder, task)
+    if results["best"]["epoch"] not in [row["epoch"] for row in results["epochs"]]:
+        raise UserError(f"{path}: the best epoch is not among the epochs")
+    if "padding" not in results["data"].get("train", {}):
+        raise UserError(f"{path} lacks data.train.padding")
+    predictions = read_predictions(folder / "dev_predictions.tsv", task)
+    return FinishedRun(
+        folder.resolve().name,
+        results,
+        task.labels,
+        predictions.label,
+        predictions.logits.astype(np.float64),
+        task.metrics[0],
+        config.get("calibration", {}).get("temperature"),
+        _mistakes(folder / "dev_mistakes.tsv"),
+    )
+
+
+def _mistakes(path: Path) -> list[dict[str, str]]:
+    """Return the rows of dev_mistakes.tsv, or none if there is no such file."""
+    if not path.exists():
+        return []
+    text = read_text(path)
     try:
-        _check(results, task)
-        text = (folder / "dev_predictions.tsv").read_text(encoding="utf-8")
-        mistakes = folder / "dev_mistakes.tsv"
-        rows = mistakes.read_text(encoding="utf-8") if mistakes.exists() else ""
-        return FinishedRun(
-            folder.resolve().name,
-            {key: results[key] for key in _NEEDED},
-            task.labels,
-            _label_array(labels_of(text), task),
-            logits_of(text).astype(np.float64),
-            task.metrics[0],
-            config.get("calibration", {}).get("temperature"),
-            list(csv.DictReader(io.StringIO(rows), delimiter="\t")),
-        )
-    except OSError as error:
-        raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
-    except (KeyError, ValueError, IndexError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder}: its files do not fit each other ({error!r})") from None
-
-
-def _label_array(names: list[str], task: Task) -> np.ndarray:
-    if task.regression:
-        return np.array(names, np.float64)
-    return np.array([task.labels.index(name) for name in names])
-
-
-def _check(results: dict, task: Task) -> None:
-    """Raise an error, of some kind, where metrics.json lacks what is drawn."""
-    best, curve, train = results["best"], results["curve"], results["data"]["train"]
-    for row in (best, *results["epochs"]):
-        _numbers([row["epoch"], *row["dev"].values(), row["dev"][task.metrics[0]]])
-    _numbers([row["dev"]["loss"] for row in results["epochs"]])
-    if not results["epochs"] or best["epoch"] not in [row["epoch"] for row in results["epochs"]]:
-        raise ValueError("the best epoch is not among the epochs")
-    _numbers(curve["update"])
-    if len(curve["train_loss"]) != len(curve["update"]):
-        raise ValueError("the curve's losses and updates are not equally many")
-    arguments = results["arguments"]
-    _numbers([train["examples"], arguments["batch_size"], arguments["accumulate"]], lowest=1)
-    _numbers([arguments["training_steps"] or 1], lowest=1)
-    _numbers([*map(int, train["lengths"]), *train["lengths"].values()], lowest=0)
-    _numbers(train["padding"].values(), lowest=0)
-    if task.labels:
-        _numbers(cell for row in best["confusion_matrix"] for cell in row)
-        if np.shape(best["confusion_matrix"]) != (len(task.labels), len(task.labels)):
-            raise ValueError("the confusion matrix is not one of the labels")
-    if not isinstance(results["task"], str):
-        raise ValueError("the task is not a name")
-
-
-def _numbers(values: Iterable[object], lowest: float = -np.inf) -> None:
-    for value in values:
-        number = value if isinstance(value, (int, float)) else np.nan
-        if isinstance(value, bool) or not lowest <= number < np.inf:
-            raise ValueError(f"metrics.json has {value!r} for a number")
+        header, *rows = csv.reader(io.StringIO(text), delimiter="\t")
+        # Any other text, perhaps of a file that a link leads to, must not get into a page.
+        if header[:3] != ["index", "label", "prediction"]:
+            raise ValueError(header)
+        return [dict(zip(header, row, strict=True)) for row in rows]
+    except (ValueError, csv.Error):
+        raise UserError(f"{path} is damaged: its rows are not those that a run writes") from None

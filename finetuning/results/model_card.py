@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bert import __version__
-from bert.files import read_json, write_text
+from bert.files import contains, write_text
+from bert.run_config import read_config
 from bert.terminal import shown
 from finetuning.results.export_formats import FORMATS, Format
 
@@ -34,15 +35,11 @@ def write(output_dir: Path, results: dict, warn: Callable[[str], None]) -> bool:
         Whether it was written.
     """
     path = output_dir / "README.md"
-    if path.exists() and not _is_card(path):
+    if path.exists() and not contains(path, _MARK):
         warn(f"warning: {path} is not a model card and is left as it is: no model card is written")
         return False
-    write_text(path, text(read_json(output_dir / "config.json"), results))
+    write_text(path, text(read_config(output_dir), results))
     return True
-
-
-def _is_card(path: Path) -> bool:
-    return _MARK in path.read_text(encoding="utf-8", errors="replace")
 
 
 def text(config: dict, results: dict) -> str:
@@ -83,7 +80,7 @@ split, so these scores are slightly optimistic:
 {_numbers("metric", best["dev"])}
 
 {_section("On the labelled test file:", _numbers("metric", results.get("test", {})))}\
-{_section("## Labels", _per_class(config, best))}\
+{_section("## Labels", _per_class(best))}\
 {_section(_CALIBRATION, _numbers("", config.get("calibration", {})))}\
 ## Trained with
 
@@ -147,11 +144,11 @@ def _pretrained(config: dict) -> str:
     return ", ".join(_inline(name) for name in names if name) or "a local folder"
 
 
-def _per_class(config: dict, best: dict) -> str:
+def _per_class(best: dict) -> str:
     rows = []
-    for name, scores in best.get("per_class", {}).items():
+    for output, (name, scores) in enumerate(best.get("per_class", {}).items()):
         numbers = [f"{scores[kind]:.4f}" for kind in ("precision", "recall", "f1")]
-        rows.append([config["label2id"][name], _code(name), *numbers, scores["support"]])
+        rows.append([output, _code(name), *numbers, scores["support"]])
     return _table(["output", "label", "precision", "recall", "F1", "dev examples"], rows)
 
 
@@ -190,8 +187,7 @@ def _table(header: list[str], rows: Sequence[Sequence[object]]) -> str:
 
 def is_export(folder: Path) -> bool:
     """Tell whether a folder has the card of an export."""
-    path = folder / "README.md"
-    return path.is_file() and _EXPORT_MARK in path.read_text(encoding="utf-8", errors="replace")
+    return contains(folder / "README.md", _EXPORT_MARK)
 
 
 def export_text(config: dict, arguments: dict, format: Format, measured: list[list]) -> str:

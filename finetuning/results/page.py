@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from bert.errors import RunError, UserError
-from bert.files import replacing
+from bert.files import contains, replacing
 from bert.terminal import say, shown
 from finetuning.console import table
 from finetuning.output import folder_target
@@ -83,8 +83,7 @@ def comparison(runs: list[FinishedRun]) -> str:
 
 def is_page(folder: Path) -> bool:
     """Tell whether a folder holds what this command wrote earlier."""
-    path = folder / "index.html"
-    return path.is_file() and _MARK in path.read_text(encoding="utf-8", errors="replace")
+    return contains(folder / "index.html", _MARK)
 
 
 def _refuse_different_tasks(runs: list[FinishedRun]) -> None:
@@ -93,6 +92,7 @@ def _refuse_different_tasks(runs: list[FinishedRun]) -> None:
         for what, one, other in (
             ("task", first.results["task"], run.results["task"]),
             ("labels", ", ".join(first.labels), ", ".join(run.labels)),
+            ("metrics", ", ".join(first.metrics), ", ".join(run.metrics)),
         ):
             if one != other:
                 raise UserError(
@@ -164,7 +164,7 @@ def _headline(runs: list[FinishedRun], best: FinishedRun) -> str:
 
 
 def _table_of_runs(runs: list[FinishedRun]) -> str:
-    names = list(runs[0].results["best"]["dev"])
+    names = runs[0].metrics
     rows = []
     for run in runs:
         epoch = run.results["best"]

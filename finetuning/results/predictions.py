@@ -6,10 +6,14 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import softmax
 
+from bert.errors import UserError
+from bert.files import read_text
 from bert.terminal import shown
 from dataset import Examples, rows_of
 from finetuning.data.tasks import Task
@@ -61,22 +65,51 @@ def predictions_text(
     return delimited(lines)
 
 
-def labels_of(predictions: str) -> list[str]:
-    """Return the true labels from the text of :func:`predictions_text` (with labels)."""
-    _, *rows = csv.reader(io.StringIO(predictions), delimiter="\t")
-    return [row[1] for row in rows]
+class Predictions(NamedTuple):
+    """A run's predictions for its dev split."""
+
+    label: np.ndarray  # [examples] int64: indices into the labels; of a regression float64
+    logits: np.ndarray  # [examples, outputs] float32
 
 
-def logits_of(predictions: str) -> np.ndarray:
-    """Return the logits from the text of :func:`predictions_text` (with labels).
+def read_predictions(path: Path, task: Task, examples: int | None = None) -> Predictions:
+    """Read what :func:`predictions_text` has written, with labels, into a run's folder.
 
-    Returns
-    -------
-    float32 array ``[examples, outputs]``
-        For a regression its predictions.
+    Parameters
+    ----------
+    path : Path
+    task : Task
+    examples : int, optional
+        How many rows there must be.
+
+    Raises
+    ------
+    UserError
+        The file cannot be read, or its rows are not those of such a task.
     """
-    _, *rows = csv.reader(io.StringIO(predictions), delimiter="\t")
-    return np.array([row[3:] or row[2:] for row in rows], np.float32)
+    text = read_text(path)
+    ids = {name: number for number, name in enumerate(task.labels)}
+    first = 2 if task.regression else 3  # a regression's prediction is its only output
+    try:
+        _, *rows = csv.reader(io.StringIO(text), delimiter="\t")
+        label = np.array([float(row[1]) if task.regression else ids[row[1]] for row in rows])
+        with np.errstate(over="ignore"):
+            logits = np.array([row[first:] for row in rows], np.float32)
+        whole = logits.shape == (len(rows), task.outputs)
+        whole = whole and bool(np.isfinite(logits).all() and np.isfinite(label).all())
+    except (ValueError, KeyError, IndexError, csv.Error):
+        whole = False
+    if not whole:
+        raise UserError(
+            f"{path} is damaged, or is not of the model beside it: each row needs an index, a "
+            f"label, a prediction{'' if task.regression else f' and {task.outputs} logits'}"
+        )
+    if examples not in (None, len(label)):
+        raise UserError(
+            f"{path} has {len(label)} rows, but the dev split has {examples}: they do not belong "
+            "to each other"
+        )
+    return Predictions(label, logits)
 
 
 def mistakes_text(examples: Examples, logits: np.ndarray, task: Task, most: int = 20) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bert.errors import UserError
+from bert.files import read_bytes
 from bert.terminal import say, shown
 from finetuning.data.tasks import DOWNLOADABLE, SUBMISSION_FILES, Task
 from finetuning.output import file_target, write_file
@@ -36,7 +37,7 @@ def pack(folders: Iterable[str], output: Path, overwrite: bool) -> None:
     report = sys.stderr if target.stream else sys.stdout
     say(shown(f"written to {output}: {', '.join(sorted(found))}"), report)
     for name, path in sorted(found.items()):
-        rows = path.read_bytes().count(b"\n") - 1
+        rows = read_bytes(path).count(b"\n") - 1
         task = _task_of(name)
         if rows != (expected := task.rows[task.test_files[name]]):
             sentence = f"{path} has {rows} predictions; GLUE's test set has {expected} rows"
@@ -78,7 +79,7 @@ def _task_of(name: str) -> Task:
 
 def _check_rows(path: Path) -> None:
     """Raise UserError unless a file has the rows 0, 1, ... and predictions of its task."""
-    lines = path.read_bytes().decode(errors="replace").split("\n")
+    lines = read_bytes(path).decode(errors="replace").split("\n")
     if lines[0] != "index\tprediction":
         raise UserError(f"{path}, line 1: the header is not index, prediction")
     if lines.pop() or len(lines) == 1:

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from bert.files import open_own
+
 _PREFIX = "events.out.tfevents."
 
 
@@ -49,7 +51,7 @@ class EventFile:
         name = f"{_PREFIX}{int(time.time()):010d}.{os.getpid()}.{updates}"
         self.name = name
         try:
-            self._file = (folder / name).open("ab", buffering=0)
+            self._file = open_own(folder / name, buffering=0)
         except OSError as error:
             self._give_up(error)
             return

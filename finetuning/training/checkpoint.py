@@ -8,7 +8,6 @@ a checksum over all of it. One of its arrays is a JSON text, the run's ``state``
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -18,8 +17,9 @@ from mxnet.ndarray import NDArray
 
 from bert import runtime
 from bert.errors import UserError
-from bert.files import replacing
+from bert.files import parse_json, replacing
 from bert.parameters import read_params, write_params
+from bert.schema import Shape, anything, check
 
 # Raised when the content of a checkpoint changes its meaning.
 _FORMAT = 2
@@ -62,11 +62,11 @@ def save(folder: Path, updates: int, state: str, arrays: dict[str, np.ndarray], 
 
 
 def load_newest(
-    folder: Path, warn: Callable[[str], None]
+    folder: Path, warn: Callable[[str], None], shape: Shape = anything
 ) -> tuple[dict, dict[str, np.ndarray]] | None:
     """Return state and arrays of the newest whole checkpoint, or None where there is none.
 
-    ``warn`` hears of each that is damaged.
+    ``warn`` hears of each that is damaged, or whose state has not the ``shape``.
 
     Raises
     ------
@@ -76,13 +76,18 @@ def load_newest(
     for _, path in reversed(_checkpoints(folder)):
         try:
             arrays = read_params(path)
+            text = arrays.pop(f"state {_FORMAT}", None)
+            if text is not None:
+                state = parse_json(bytes(text), path)
+                check(shape, state, path)
+                return state, arrays
         except UserError as error:
             warn(f"{error}; it is passed over")
             continue
-        state = arrays.pop(f"state {_FORMAT}", None)
-        if state is None:
-            raise UserError(f"{path} was written by another version of this program")
-        return json.loads(bytes(state)), arrays
+        raise UserError(
+            f"{path} was written by another version of this program: continue the run with that "
+            "version, or start over with --overwrite"
+        )
     return None
 
 

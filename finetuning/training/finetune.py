@@ -10,18 +10,20 @@ import numpy as np
 from mxnet.contrib import amp
 
 from bert import native, runtime
-from bert.classifier import config_text, load_classifier
+from bert.classifier import load_classifier
 from bert.errors import UserError
-from bert.files import read_json, write_json, write_lines, write_text
+from bert.files import read_bytes, write_json, write_lines, write_text
 from bert.parameters import read_params, set_parameters
+from bert.run_config import config_text, read_config
 from finetuning import console, signals
 from finetuning.console import log
 from finetuning.data import summary
 from finetuning.data.splits import folds, read_splits, tokenize_splits
-from finetuning.data.tasks import task_from_config, task_to_config
+from finetuning.data.tasks import Task, task_from_config, task_to_config
 from finetuning.options import Options
 from finetuning.results import metrics, model_card
-from finetuning.results.predictions import confident_text, labels_of, logits_of
+from finetuning.results.finished_run import read_results
+from finetuning.results.predictions import Predictions, confident_text, read_predictions
 from finetuning.training import repeats
 from finetuning.training.check import try_longest_batch
 from finetuning.training.evaluation import Evaluation, predict_test
@@ -148,7 +150,8 @@ def train_and_report(run: Run) -> dict:
     train(run)
     signals.check()
     folder = run.output
-    results = read_json(folder / "metrics.json") if folder else {}
+    task = run.data.task
+    results = read_results(folder, task) if folder else {}
     if run.data.test:
         if folder:
             best = folder / "model.params"
@@ -159,16 +162,15 @@ def train_and_report(run: Run) -> dict:
         return results
     if run.data.test:
         write_json(folder / "metrics.json", results)
+    predictions = read_predictions(folder / "dev_predictions.tsv", task, len(run.data.dev[""]))
     if run.options.calibrate:
-        calibrate(folder)
+        calibrate(folder, predictions, task)
     if model_card.write(folder, results, log.warning):
         claim(folder, "README.md")
-    task = run.data.task
     if run.data.dev_texts and not task.regression:
-        logits = logits_of((folder / "dev_predictions.tsv").read_text(encoding="utf-8"))
-        log.info("\n" + confident_text(run.data.dev_texts, logits, task))
+        log.info("\n" + confident_text(run.data.dev_texts, predictions.logits, task))
     console.log_epochs(results, task.metrics[0])
-    if complaint := why_no_better_than_chance(run, results):
+    if complaint := why_no_better_than_chance(run, results, predictions):
         log.warning(f"warning: {complaint}")
     files = (*RESULT_FILES, "README.md", "train.log")
     there = [name for name in files if (folder / name).exists()]
@@ -178,11 +180,10 @@ def train_and_report(run: Run) -> dict:
     return results
 
 
-def why_no_better_than_chance(run: Run, results: dict) -> str | None:
+def why_no_better_than_chance(run: Run, results: dict, predictions: Predictions) -> str | None:
     """Say what to try if the best model's dev predictions are no better than chance."""
-    folder, dev, regression = run.folder, run.data.dev[""], run.data.task.regression
-    logits = logits_of((folder / "dev_predictions.tsv").read_text(encoding="utf-8"))
-    if not metrics.no_better_than_chance(logits, dev.label, regression):
+    label, regression = run.data.dev[""].label, run.data.task.regression
+    if not metrics.no_better_than_chance(predictions.logits, label, regression):
         return None
     lowest = min(row["train_loss"] or np.inf for row in results["epochs"])
     chance = metrics.chance_loss(run.train.label, regression)
@@ -197,16 +198,14 @@ def why_no_better_than_chance(run: Run, results: dict) -> str | None:
     return f"on the dev data this model is no better than chance; {advice}"
 
 
-def calibrate(folder: Path) -> None:
+def calibrate(folder: Path, predictions: Predictions, task: Task) -> None:
     """Fit temperature and threshold to the best epoch's dev logits, into config.json."""
     from finetuning.results import calibration  # scikit-learn comes with it
 
-    text = (folder / "dev_predictions.tsv").read_text(encoding="utf-8")
-    config = read_json(folder / "config.json")
-    names = config["label2id"]
-    label = np.array([names[name] for name in labels_of(text)])
-    found = calibration.fit_temperature(logits_of(text), label)
-    vocabulary = (folder / "vocab.txt").read_bytes().decode()
+    label, logits = predictions
+    config = read_config(folder)
+    found = calibration.fit_temperature(logits, label)
+    vocabulary = read_bytes(folder / "vocab.txt").decode()
     calibrated = config_text({**config, "calibration": found}, vocabulary)
     write_text(folder / "config.json", calibrated)
     log.info(
@@ -214,11 +213,11 @@ def calibrate(folder: Path) -> None:
         f"expected calibration error {found['ece_before']:.4f} before, {found['ece_after']:.4f} "
         "after"
     )
-    if reason := calibration.why_no_optimum(logits_of(text), label, found["temperature"]):
+    if reason := calibration.why_no_optimum(logits, label, found["temperature"]):
         log.warning(f"warning: this temperature is not an optimum: {reason}")
     if "threshold" in found:
         log.info(
-            f"threshold {found['threshold']:.4f} for label {list(names)[1]!r}: F1 "
+            f"threshold {found['threshold']:.4f} for label {task.labels[1]!r}: F1 "
             f"{found['f1_before']:.4f} at 0.5, {found['f1_after']:.4f} with it"
         )
 

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bert.errors import UserError
-from bert.files import read_json, write_json
+from bert.files import open_own, read_json, refuse_foreign, write_json
 from finetuning.console import log
 from finetuning.options import Options
 from finetuning.training.record import (
@@ -24,6 +24,8 @@ from finetuning.training.record import (
     read_record,
 )
 
+# Files that a run appends to, where a link would lead it elsewhere. All others are replaced.
+_IN_PLACE = ("train.log", ".lock")
 # The temporary names of bert.files.replacing for files of a run.
 _HALF_WRITTEN = re.compile(r"\.[a-z_0-9-]+\.(params|json|tsv|txt)\.\d+\.tmp")
 
@@ -153,11 +155,17 @@ def locked(folder: Path) -> Iterator[None]:
     Raises
     ------
     UserError
-        The folder cannot be written, or another process has locked it.
+        The folder cannot be written, or another process has locked it; or a link in it leads to
+        a place that a run would write to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("a")
+        for path in folder.iterdir():
+            if path.name in _IN_PLACE:
+                refuse_foreign(path)
+            elif path.is_symlink() and (path.name == "predictions" or PARTS.fullmatch(path.name)):
+                raise UserError(f"{path} is a link to another folder: move it away")
+        lock = open_own(folder / ".lock")
     except OSError as error:
         raise UserError(f"cannot write to the output folder {folder}: {error.strerror}") from None
     with lock:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
-from bert.classifier import config_text
 from bert.errors import UserError
 from bert.files import write_text
 from bert.parameters import read_params
+from bert.run_config import config_text
 from dataset import DEV_EXAMPLES
 from finetuning import signals
 from finetuning.console import ProgressReport, log
-from finetuning.results.predictions import logits_of, mistakes_text
+from finetuning.flags import flags_of
+from finetuning.results.predictions import mistakes_text, read_predictions
 from finetuning.results.tensorboard_events import EventFile
 from finetuning.training import checkpoint
 from finetuning.training.evaluation import Evaluation
@@ -20,7 +21,7 @@ from finetuning.training.folder import claim
 from finetuning.training.losses import loss_for
 from finetuning.training.record import read_record
 from finetuning.training.run import Run
-from finetuning.training.state import RunState
+from finetuning.training.state import STATE, RunState
 from finetuning.training.trainer import Progress, Trainer
 
 # What follows from nothing but the training.
@@ -109,7 +110,7 @@ def start_or_resume(run: Run, trainer: Trainer, state: RunState) -> bool:
 
 def newest_state(folder: Path) -> tuple[dict, dict] | None:
     """Return the newest complete checkpoint; of a finished run that has none, its record."""
-    saved = checkpoint.load_newest(folder, log.warning)
+    saved = checkpoint.load_newest(folder, log.warning, STATE)
     record = read_record(folder)
     if saved is None and record and record.finished:
         return {"identity": record.finished, "environment": {}, "finished": True}, {}
@@ -134,9 +135,10 @@ def mend(run: Run, folder: Path) -> None:
         write_model_description(run, folder)
     mistakes = folder / "dev_mistakes.tsv"
     if run.data.dev_texts and not mistakes.is_file():
-        logits = logits_of((folder / "dev_predictions.tsv").read_text(encoding="utf-8"))
+        task, examples = run.data.task, len(run.data.dev_texts)
+        logits = read_predictions(folder / "dev_predictions.tsv", task, examples).logits
         claim(folder, mistakes.name)
-        write_text(mistakes, mistakes_text(run.data.dev_texts, logits, run.data.task))
+        write_text(mistakes, mistakes_text(run.data.dev_texts, logits, task))
 
 
 def write_model_description(run: Run, folder: Path) -> None:
@@ -150,11 +152,14 @@ def write_model_description(run: Run, folder: Path) -> None:
 
 def check_same_run(run: Run, saved: dict, state: RunState) -> None:
     """Raise UserError where flags or files are not those of the run to resume."""
-    arguments, contents = saved["identity"]["arguments"], saved["identity"]["contents"]
+    contents = saved["identity"]["contents"]
+    # A run of an earlier version lacks the flags that are new: it had what is their default.
+    defaults = {f.name: f.default for f, _ in flags_of(run.options)}
+    arguments = defaults | saved["identity"]["arguments"]
     differences = [
-        f"--{name} was {arguments.get(name)}, now {value}"
+        f"--{name} was {arguments[name]}, now {value}"
         for name, value in state.identity["arguments"].items()
-        if arguments.get(name) != value
+        if arguments[name] != value
     ] + [
         f"the {name} have changed"
         for name, value in state.identity["contents"].items()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bert import schema
 from bert.errors import UserError
 from bert.files import read_json
 
@@ -30,6 +30,18 @@ NAMES = re.compile(
     r"|predictions/[A-Za-z0-9-]+\.tsv|checkpoint-\d+\.params|events\.out\.tfevents\.[\w.-]+"
 )
 PARTS = re.compile(r"(seed-|fold_)\d+")
+IDENTITY = schema.fields(
+    {"arguments": schema.entries(schema.anything), "contents": schema.entries(schema.text)}
+)
+_RECORD = schema.fields(
+    {"kind": schema.one_of(*KINDS)},
+    {
+        "argv": schema.items(schema.matching(r"[^\0]*")),
+        "files": schema.items(schema.matching(NAMES)),
+        "parts": schema.items(schema.matching(PARTS)),
+        "finished": schema.optional(IDENTITY),
+    },
+)
 
 
 @dataclass
@@ -64,22 +76,18 @@ def read_record(folder: Path) -> Record | None:
         return None
     content = read_json(path)
     try:
-        record = Record(**content)
-        whole = record.kind in KINDS and all(map(NAMES.fullmatch, record.files))
-        whole = whole and all(map(PARTS.fullmatch, record.parts))
-        whole = whole and all(isinstance(text, str) for text in record.argv)
-        whole = whole and isinstance(record.finished, (dict, type(None)))
-    except TypeError:
-        whole = False
-    if not whole:
-        raise UserError(f"{path} is not the record of a run: choose another --output_dir")
-    return record
+        _RECORD(content, "")
+    except ValueError as error:
+        raise UserError(
+            f"{path} is not the record of a run ({error}): choose another --output_dir"
+        ) from None
+    return Record(**{name: content[name] for name in Record.__annotations__ if name in content})
 
 
 def recorded_flags(folder: Path) -> list[str]:
     """Return the flags that the run in a folder was started with; none if there is no run."""
     try:
-        argv = json.loads((folder / RECORD).read_text(encoding="utf-8"))["argv"]
-    except (OSError, ValueError, KeyError, TypeError):
+        record = read_record(folder)
+    except UserError:  # which whoever writes into the folder will raise again
         return []
-    return argv if isinstance(argv, list) and all(isinstance(x, str) for x in argv) else []
+    return record.argv if record else []

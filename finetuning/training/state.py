@@ -7,19 +7,51 @@ import time
 
 import numpy as np
 
+from bert import schema
+from bert.errors import UserError
 from bert.files import json_text, write_text
 from finetuning.options import CHECKPOINT_SECONDS
+from finetuning.results.finished_run import PROGRESS, check_progress
 from finetuning.results.metrics import rank
 from finetuning.training import checkpoint
 from finetuning.training.evaluation import Evaluation
 from finetuning.training.folder import claim, finish
 from finetuning.training.inputs import NotFiniteError
+from finetuning.training.record import IDENTITY
 from finetuning.training.run import Run
 from finetuning.training.trainer import Progress, Trainer
 
 # Points of the learning curve that metrics.json has, at most: what a picture can show.
 _MOST_POINTS = 300
 _PARAMETER, _OPTIMIZER, _BEST, _PREDICTIONS = "parameter:", "optimizer:", "best:", "predictions:"
+_SECONDS = schema.number(0, 1e9)
+# What the state in a checkpoint must be.
+STATE = schema.fields(
+    {
+        "identity": IDENTITY,
+        "environment": schema.entries(schema.anything),
+        "finished": schema.flag,
+        "trainer": schema.fields(
+            {
+                "updates": schema.whole(),
+                "seconds": _SECONDS,
+                "samples": schema.whole(0, 2**53),
+                "skipped": schema.whole(),
+                "loss_scale": schema.number(2.0**-126, 2.0**126),
+                "good_updates": schema.whole(),
+            }
+        ),
+        "results": schema.fields(PROGRESS),
+        "evaluated": schema.whole(),
+        "epochs_without_improvement": schema.whole(),
+        "epoch_sums": schema.fields(
+            {"loss_sum": schema.number(), "samples": schema.whole(0, 2**53), "seconds": _SECONDS}
+        ),
+        "point_sums": schema.fields(
+            {"loss_sum": schema.number(), "samples": schema.whole(0, 2**53)}
+        ),
+    }
+)
 
 
 class RunState:
@@ -60,6 +92,7 @@ class RunState:
         self._folder = run.output
         self._options = run.options
         self._trainer = trainer
+        self._data = run.data
         self._epoch = {"loss_sum": 0.0, "samples": 0, "seconds": 0.0}
         self._point = {"loss_sum": 0.0, "samples": 0}  # the next of the curve
         self._updates_per_point = math.ceil(trainer.total_updates / _MOST_POINTS)
@@ -232,23 +265,66 @@ class RunState:
         self._writer.close()
 
     def restore(self, state: dict, arrays: dict[str, np.ndarray]) -> None:
-        """Go back to where a checkpoint was taken, and write its results again."""
+        """Go back to where a checkpoint was taken, and write its results again.
 
-        def part(prefix):
-            return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
-
-        self.results = state["results"]
+        Raises
+        ------
+        UserError
+            The checkpoint is not one of this run. Its state has the shape :data:`STATE`.
+        """
+        parts = {
+            prefix: {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
+            for prefix in (_PARAMETER, _OPTIMIZER, _BEST, _PREDICTIONS)
+        }
+        position, results = state["trainer"], state["results"]
+        source = f"the checkpoint of update {position['updates']}"
+        check_progress(results, self._data.task, source)
+        best = (parts[_BEST] or parts[_PARAMETER]) if results["best"] else {}
+        try:
+            texts = {name: bytes(a).decode() for name, a in parts[_PREDICTIONS].items()}
+        except UnicodeDecodeError:
+            texts = {"": ""}
+        if not (self._is_own(state, parts, best) and texts.keys() <= self._names_of_predictions()):
+            raise UserError(
+                f"{source} does not fit this run: delete it to continue from an older one, or "
+                "start over with --overwrite"
+            )
+        self.results |= {name: results[name] for name in PROGRESS}
         self.evaluated = state["evaluated"]
         self.epochs_without_improvement = state["epochs_without_improvement"]
         self._epoch = state["epoch_sums"]
         self._point = state["point_sums"]
         if arrays:
-            self._trainer.restore(state["trainer"], part(_PARAMETER), part(_OPTIMIZER))
-        if self.results["best"]:
-            self._best = part(_BEST) or part(_PARAMETER)
-            self.predictions = {n: bytes(a).decode() for n, a in part(_PREDICTIONS).items()}
+            self._trainer.restore(position, parts[_PARAMETER], parts[_OPTIMIZER])
+        if best:
+            self._best, self.predictions = best, texts
             self._best_is_new = True
             self.save(with_checkpoint=False)
+
+    def _is_own(self, state: dict, parts: dict[str, dict], best: dict) -> bool:
+        """Tell whether a checkpoint's position and arrays can be those of this run."""
+        updates, results = state["trainer"]["updates"], state["results"]
+        last = (results["best"] or {"update": 0})["update"]
+        if not last <= state["evaluated"] <= updates <= self._trainer.total_updates:
+            return False
+        if state["epoch_sums"]["seconds"] > state["trainer"]["seconds"]:
+            return False
+        if not updates:  # the first checkpoint has no arrays
+            return not any(parts.values())
+        network, optimizer = self._trainer.parameter_arrays(), self._trainer.optimizer_arrays()
+        pairs = [(parts[_PARAMETER], network), (parts[_OPTIMIZER], optimizer)]
+        if results["best"]:
+            pairs.append((best, network))
+        fit = all(_layout(found) == _layout(own) for found, own in pairs)
+        return fit and 0 <= parts[_OPTIMIZER]["count"][0] <= updates
+
+    def _names_of_predictions(self) -> set[str]:
+        names = {f"dev_predictions{suffix}.tsv" for suffix in self._data.dev}
+        return {*names, "dev_mistakes.tsv"}
+
+
+def _layout(arrays: dict[str, np.ndarray]) -> dict[str, tuple]:
+    return {name: (array.shape, array.dtype) for name, array in arrays.items()}
 
 
 def _check_finite(arrays: dict[str, np.ndarray], updates: int) -> None:

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from bert import load_classifier, native
-from bert.classifier import BERTClassifier, Classifier, config_text, is_run
+from bert.classifier import BERTClassifier, Classifier
 from bert.errors import UserError
 from bert.huggingface import config_to_huggingface
 from bert.modeling import BERTModel
 from bert.parameters import arrays_of, write_params
+from bert.run_config import config_text, is_run
 
 
 @pytest.fixture
@@ -32,7 +33,14 @@ def run(net, tiny_bert, tiny_config, tmp_path):
         "task_name": "own",
         "max_len": 32,
         "id2label": {"0": "grün", "1": "b", "2": "c"},
+        "label2id": {"grün": 0, "b": 1, "c": 2},
         "do_lower_case": False,
+        "text_a_column": "text",
+        "text_b_column": None,
+        "label_column": "label",
+        "problem_type": "single_label_classification",
+        "bert_model": "",
+        "bert_dataset": "",
     }
     (tmp_path / "config.json").write_text(config_text(config, vocabulary), encoding="utf-8")
     (tmp_path / "vocab.txt").write_text(vocabulary)
@@ -86,10 +94,11 @@ def rewrite(**changes):
         (edit('"max_len"', '"length"'), "is not from a fine-tuning run: missing keys max_len"),
         (edit("grün", "rot"), "config.json is damaged or was edited"),
         (lambda run: (run / "vocab.txt").open("a").write("x\n"), "vocab.txt is damaged or was"),
-        (lambda run: (run / "vocab.txt").unlink(), "cannot read the vocabulary"),
+        (lambda run: (run / "vocab.txt").unlink(), "cannot read .*vocab.txt: No such"),
         (rewrite(max_len=49), "max_len is 49, but must be a number from 5 to 48"),
         (rewrite(max_len="32"), "max_len is '32', but must be"),
-        (rewrite(id2label={"0": "a", "1": "b"}), r"classifier.1.\w+ has shape \(3.*needs \(2"),
+        (rewrite(id2label={"0": "a", "1": "b"}), "do not number the same labels"),
+        (rewrite(id2label={"0": "a", "1": "b"}, label2id={"a": 0, "b": 1}), r"classifier.1.\w+ has shape \(3.*needs \(2"),
         (rewrite(num_hidden_layers=1), "unexpected: bert.encoder.transformer_cells.1"),
         (rewrite(num_attention_heads=5), "32 units are not divisible by 5 heads"),
         (rewrite(num_hidden_layers=1001), "invalid number of layers: 1001"),

@@ -12,10 +12,9 @@ from dataset import Examples
 from finetuning.data.tasks import TASKS, own_task
 from finetuning.results.predictions import (
     confident_text,
-    labels_of,
-    logits_of,
     mistakes_text,
     predictions_text,
+    read_predictions,
     submission_text,
 )
 
@@ -32,19 +31,24 @@ def rows_of(text):
     return list(csv.DictReader(io.StringIO(text), delimiter="\t"))
 
 
-def test_labels_and_logits_are_read_back_exactly():
+def test_labels_and_logits_are_read_back_exactly(tmp_path):
     text = predictions_text(LOGITS, EXAMPLES.label, TASK)
-    assert labels_of(text) == [LABELS[i] for i in EXAMPLES.label]
-    np.testing.assert_array_equal(logits_of(text), LOGITS)
+    (tmp_path / "x.tsv").write_text(text)
+    label, logits = read_predictions(tmp_path / "x.tsv", TASK, len(LOGITS))
+    np.testing.assert_array_equal(label, EXAMPLES.label)
+    np.testing.assert_array_equal(logits, LOGITS)
+    assert logits.dtype == np.float32
     assert [row["prediction"] for row in rows_of(text)] == [LABELS[i] for i in (0, 1, 1, 0, 1)]
     assert list(rows_of(text)[0])[-2:] == [f"logit_{name}" for name in LABELS]
 
 
-def test_a_regressions_predictions_are_read_back_exactly():
+def test_a_regressions_predictions_are_read_back_exactly(tmp_path):
     scores = np.array([[1.5], [2.25], [1 / 3], [-4], [0]], np.float32)
     text = predictions_text(scores, NUMBERS.label, REGRESSION)
-    np.testing.assert_array_equal(logits_of(text), scores)
-    assert labels_of(text) == list("12345")
+    (tmp_path / "x.tsv").write_text(text)
+    label, logits = read_predictions(tmp_path / "x.tsv", REGRESSION)
+    np.testing.assert_array_equal(logits, scores)
+    np.testing.assert_array_equal(label, NUMBERS.label)
 
 
 def test_without_labels_there_is_no_column_of_them():
