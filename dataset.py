@@ -81,6 +81,15 @@ class Examples:
 
 
 _ARRAYS = ("input_ids", "offsets", "first_segment", "label", "truncated")
+# In a file.
+_TYPES = {
+    "input_ids": (np.int32,),
+    "offsets": (np.int64,),
+    "first_segment": (np.int32,),
+    "label": (np.int32, np.float32),
+    "truncated": (np.uint8,),
+    "max_len": (np.int32,),
+}
 
 
 @dataclass
@@ -125,18 +134,26 @@ class TokenizedExamples:
         ValueError
             An array is missing or unknown, or they do not fit together.
         """
-        if arrays.keys() != {*_ARRAYS, "max_len"}:
+        if arrays.keys() != _TYPES.keys():
             raise ValueError("arrays are missing or unknown")
-        try:
-            max_len = int(arrays["max_len"][0])
-            examples = cls(max_len=max_len, **{name: arrays[name] for name in _ARRAYS})
-            lengths, ends = examples.lengths, examples.offsets[[0, -1]].tolist()
-        except (TypeError, IndexError):
-            raise ValueError("arrays have the wrong shape") from None
-        if len(lengths) != len(examples) or min(lengths, default=0) < 1:
-            raise ValueError("the lengths do not fit the examples")
-        if ends != [0, len(examples.input_ids)] or len(examples.first_segment) != len(examples):
+        for name, array in arrays.items():
+            if array.dtype not in _TYPES[name] or array.ndim != 1:
+                raise ValueError(f"{name} has the wrong type or shape")
+        if len(arrays["max_len"]) != 1:
+            raise ValueError("max_len is not one number")
+        max_len = int(arrays["max_len"][0])
+        examples = cls(max_len=max_len, **{name: arrays[name] for name in _ARRAYS})
+        lengths, first = examples.lengths, examples.first_segment
+        if not len(lengths) == len(examples) == len(first) == len(examples.truncated) > 0:
             raise ValueError("the arrays do not fit together")
+        if examples.offsets[0] != 0 or examples.offsets[-1] != len(examples.input_ids):
+            raise ValueError("the offsets do not fit the tokens")
+        if lengths.min() < 1 or lengths.max() > max_len:
+            raise ValueError("the lengths do not fit the examples")
+        if first.min() < 0 or (first > lengths).any():
+            raise ValueError("the segments do not fit the lengths")
+        if not np.isfinite(examples.label).all():
+            raise ValueError("a label is not finite")
         return examples
 
     def take(self, indices: np.ndarray) -> TokenizedExamples:

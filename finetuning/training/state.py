@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -277,7 +278,7 @@ class RunState:
             for prefix in (_PARAMETER, _OPTIMIZER, _BEST, _PREDICTIONS)
         }
         position, results = state["trainer"], state["results"]
-        source = f"the checkpoint of update {position['updates']}"
+        source = (self._folder or Path()) / checkpoint.name_of(position["updates"])
         check_progress(results, self._data.task, source)
         best = (parts[_BEST] or parts[_PARAMETER]) if results["best"] else {}
         try:

@@ -98,7 +98,10 @@ def rewrite(**changes):
         (rewrite(max_len=49), "max_len is 49, but must be a number from 5 to 48"),
         (rewrite(max_len="32"), "max_len is '32', but must be"),
         (rewrite(id2label={"0": "a", "1": "b"}), "do not number the same labels"),
-        (rewrite(id2label={"0": "a", "1": "b"}, label2id={"a": 0, "b": 1}), r"classifier.1.\w+ has shape \(3.*needs \(2"),
+        (
+            rewrite(id2label={"0": "a", "1": "b"}, label2id={"a": 0, "b": 1}),
+            r"classifier.1.\w+ has shape \(3.*needs \(2",
+        ),
         (rewrite(num_hidden_layers=1), "unexpected: bert.encoder.transformer_cells.1"),
         (rewrite(num_attention_heads=5), "32 units are not divisible by 5 heads"),
         (rewrite(num_hidden_layers=1001), "invalid number of layers: 1001"),

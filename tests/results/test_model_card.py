@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 
 import pytest
 
+from bert.huggingface import config_to_huggingface
+from bert.run_config import config_text
 from finetuning.results import model_card
 from finetuning.results.export_formats import FORMATS
 
@@ -93,8 +94,11 @@ def test_a_calibrated_models_card():
     assert "| temperature | 1.5000 |" in card and "predict.py applies it" in card
 
 
-def test_only_a_card_is_written_over(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+def test_only_a_card_is_written_over(tiny_config, tmp_path):
+    sizes = config_to_huggingface(tiny_config)
+    config = {**sizes, **CONFIG, "id2label": {"0": "no", "1": "a|b{}"}}
+    (tmp_path / "config.json").write_text(config_text(config, "vocabulary"))
+    (tmp_path / "vocab.txt").write_text("vocabulary")
     warnings = []
     for _ in range(2):
         assert model_card.write(tmp_path, RESULTS, warnings.append)
