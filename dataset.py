@@ -136,8 +136,8 @@ class TokenizedExamples:
         """
         if arrays.keys() != _TYPES.keys():
             raise ValueError("arrays are missing or unknown")
-        for name, array in arrays.items():
-            if array.dtype not in _TYPES[name] or array.ndim != 1:
+        for name, found in arrays.items():
+            if found.dtype not in _TYPES[name] or found.ndim != 1:
                 raise ValueError(f"{name} has the wrong type or shape")
         if len(arrays["max_len"]) != 1:
             raise ValueError("max_len is not one number")

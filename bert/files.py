@@ -6,12 +6,11 @@ import errno
 import io
 import json
 import os
-import re
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO
 
 from bert.errors import UserError
 
@@ -133,33 +132,32 @@ def write_json(path: Path, content: dict) -> None:
     write_text(path, json_text(content))
 
 
-def open_regular(path: Path, most: int = MOST_BYTES) -> BinaryIO:
-    """Open a file for reading.
+def read_bytes(path: Path, most: int = _MOST_TEXT_BYTES) -> bytes:
+    """Read a file of at most ``most`` bytes.
 
     Raises
     ------
     UserError
-        It cannot be read; it is no regular file, so that reading might never end (a device, a
-        FIFO); or it has more than ``most`` bytes.
+        It cannot be read, it is larger, or it is no regular file, so that reading might never end
+        (a device, a FIFO).
     """
     try:
         # Opening a FIFO without this flag waits for a writer.
-        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY), "rb")
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise UserError(f"cannot read {path}: it is not a regular file")
+            if status.st_size > most:
+                raise UserError(
+                    f"cannot read {path}: it has {status.st_size:,} bytes, more than {most:,}"
+                )
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                return file.read()
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    status = os.fstat(file.fileno())
-    if stat.S_ISREG(status.st_mode) and status.st_size <= most:
-        return file
-    file.close()
-    if stat.S_ISREG(status.st_mode):
-        raise UserError(f"cannot read {path}: it has {status.st_size:,} bytes, more than {most:,}")
-    raise UserError(f"cannot read {path}: it is not a regular file")
-
-
-def read_bytes(path: Path, most: int = _MOST_TEXT_BYTES) -> bytes:
-    """Read a regular file of at most ``most`` bytes; raises UserError, as :func:`open_regular`."""
-    with open_regular(path, most) as file:
-        return file.read()
 
 
 def read_text(path: Path) -> str:
@@ -222,8 +220,6 @@ def parse_json(text: bytes, source: str | Path) -> dict:
     try:
         content = json.loads(text.decode())
         _check_levels(content)
-        if re.search(rb"\\u[dD][89a-fA-F]", text):  # half a character, which cannot be written
-            json.dumps(content, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:  # not UTF-8, or not JSON
         raise UserError(f"{source} is not JSON ({error})") from None
     if not isinstance(content, dict):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bert.errors import UserError
+from bert.files import is_unicode
 
 Shape = Callable[[Any, str], None]
 
@@ -53,8 +54,8 @@ def _number(kinds, low: float, high: float, what: str) -> Shape:
 
 
 def text(value: Any, place: str) -> None:
-    """Take a string."""
-    if not isinstance(value, str):
+    """Take a string that can be written as UTF-8."""
+    if not (isinstance(value, str) and is_unicode(value)):
         _refuse(value, place, "text")
 
 

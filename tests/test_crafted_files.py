@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import io
 import json
@@ -24,6 +25,7 @@ import pack_submission
 import plot_runs
 import predict
 from bert.errors import UserError
+from bert.files import json_text
 from bert.parameters import read_params, write_params
 from bert.run_config import read_config
 from dataset import TokenizedExamples
@@ -107,8 +109,8 @@ def mutated(draw, content: dict) -> dict:
             value = draw(st.sampled_from(ODD))
             if value is MISSING:
                 del part[key]
-            else:
-                part[key] = value
+            else:  # a copy, as what is drawn next may change it
+                part[key] = copy.deepcopy(value) if isinstance(value, (list, dict)) else value
             break
     return content
 
@@ -210,12 +212,12 @@ def test_every_file_of_a_run_is_checked_where_it_is_read(folder, data):
             assert 1e-3 <= config["calibration"]["temperature"] <= 1e3
             assert 0 <= config["calibration"].get("threshold", 0.5) <= 1
             assert all(isinstance(name, str) for name in config["label2id"])
-            json.dumps(config, ensure_ascii=False, indent=2).encode()
+            json_text(config).encode()
             task_from_config(config)
         elif name == "metrics.json":
             results = read_results(copy, task_from_config(read_config(run)))
             assert math.isfinite(results["best"]["dev"]["accuracy"])
-            json.dumps(results, ensure_ascii=False, indent=2).encode()
+            json_text(results).encode()
         else:
             record = read_record(copy)
             for path in (*record.files, *record.parts):

@@ -92,6 +92,16 @@ def test_the_page_needs_no_other_file(seeds, tmp_path):
         assert path.read_bytes().startswith(PNG)
 
 
+def test_a_picture_says_what_it_shows_without_its_page(seeds, tmp_path):
+    assert plot(seeds, "--output_dir", tmp_path / "pictures") == 0
+    page = (tmp_path / "pictures/index.html").read_text()
+    titles = re.findall(r">(MRPC, [^<]*)</text>", page)
+    assert titles[:2] == ["MRPC, 3 runs"] * 2 and len(titles) == 5
+    (best,) = set(titles[2:])
+    assert re.fullmatch(r"MRPC, seed-[123]", best)
+    assert ">to --max_len (32)</text>" in page
+
+
 def test_the_mistakes_stand_in_the_page_as_text(finetune_here, glue_dir, tmp_path):
     dev = glue_dir / "MRPC/dev.tsv"
     dev.write_text(dev.read_text().replace("the ", "<b>the</b> & "))

@@ -123,6 +123,8 @@ def read_results(folder: Path, task: Task) -> dict:
     results = read_json(path)
     schema.check(_RESULTS, results, path)
     check_progress(results, task, path)
+    if results["task"] != task.name:
+        raise UserError(f"{path} is of the task {results['task']}, config.json of {task.name}")
     if not results["epochs"]:
         raise UserError(f"{path}: there are no epochs")
     return results

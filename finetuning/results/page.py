@@ -109,7 +109,6 @@ _TITLES = {
     "predictions": "Predictions (dev)",
     "lengths": "Lengths and padding (train)",
 }
-_OF_ONE_RUN = ("confusion", "reliability", "predictions", "lengths")
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; margin: 2rem auto; max-width: 60rem;
        padding: 0 1rem; }
@@ -132,7 +131,7 @@ def page(runs: list[FinishedRun], best: FinishedRun, figures: dict[str, Figure])
     parts.append(_table_of_runs(runs))
     of_best = f", {best.name}, the best" if several else ""
     for name, figure in figures.items():
-        whose = of_best if name in _OF_ONE_RUN else ""
+        whose = "" if name in pictures.OF_ALL_RUNS else of_best
         below = _table_of_epochs(runs) if name == "dev_metric" else ""
         parts.append(f"<h2>{_text(_TITLES[name] + whose)}</h2>")
         parts.append(f'<figure id="{name}">{pictures.svg(figure)}</figure>{below}')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -28,6 +29,7 @@ BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#777777"
 PUBLISHED = {("MRPC", "accuracy", 3668, 408): (0.84, 0.88, "BERT base, as published: 0.84 to 0.88")}
 _LONGEST_NAME = 40  # characters of a label or of a run's name
 _PNG_DPI = 150
+OF_ALL_RUNS = ("learning_curves", "dev_metric")
 MOST_LABELS = 40  # in a confusion matrix that can be read
 _MOST_MEANS = 30  # a learning curve is smoothed to at most this many independent means
 STYLE: dict[Any, Any] = {
@@ -196,14 +198,19 @@ def lengths(run: FinishedRun) -> Figure:
     names = list(data["padding"])[::-1]
     shares = [data["padding"][name] for name in names]
     right.barh(range(len(names)), shares, color=ORANGE)
-    right.set_yticks(
-        range(len(names)), [f"to the longest of {shown(name, _LONGEST_NAME)}" for name in names]
-    )
+    right.set_yticks(range(len(names)), [_padded_to(name) for name in names])
     right.set(xlabel="share of padding", xlim=(0, 1))
     right.grid(visible=False)
     for place, share in enumerate(shares):
         right.text(min(share + 0.02, 0.8), place, f"{share:.1%}", va="center")
     return figure
+
+
+def _padded_to(name: str) -> str:
+    everything = re.fullmatch(r"all \(([0-9]+)\)", name)
+    if everything:  # as dataset.length_statistics calls it
+        return f"to --max_len ({everything[1]})"
+    return f"to the longest of {shown(name, _LONGEST_NAME)}"
 
 
 def draw(
@@ -222,6 +229,10 @@ def draw(
         else:
             figures["predictions"] = scatter(best)
         figures["lengths"] = lengths(best)
+        all_of_them = best.name if len(runs) == 1 else f"{len(runs)} runs"
+        for name, figure in figures.items():
+            whose = all_of_them if name in OF_ALL_RUNS else best.name
+            figure.suptitle(f"{best.results['task']}, {whose}", fontsize=10)
     return figures
 
 

@@ -12,10 +12,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ROOT, run_script, write_mrpc
 
-from bert.parameters import read_params
+from bert.parameters import read_params, write_params
 
 LONG_RUN = ("--epochs", "12", "--eval_steps", "20")  # 300 updates
 SHORT_RUN = ("--epochs", "2", "--max_train_samples", "60")  # 8 updates
@@ -219,6 +220,24 @@ def test_a_run_is_resumed_with_what_it_was_begun_with_only(
 
     run = resume(runner, tiny_bert, data, out, "--log_interval", "5", "--keep_checkpoints", "2")
     assert run["code"] == 0 and results(out) == short[1], run["err"]
+
+
+def test_a_flag_that_is_newer_than_the_run_had_its_default(
+    short, runner, tiny_bert, data, tmp_path
+):
+    out = tmp_path / "out"
+    assert resume(runner, tiny_bert, data, out, fail_sync=25)["code"] == 1
+    path = max(out.glob("checkpoint-*"))
+    arrays = read_params(path)
+    state = json.loads(bytes(arrays["state 2"]))
+    del state["identity"]["arguments"]["max_grad_norm"], state["results"]["arguments"]
+    arrays["state 2"] = np.frombuffer(json.dumps(state).encode(), np.uint8)
+    write_params(path, arrays)
+    run = resume(runner, tiny_bert, data, out, "--max_grad_norm", "2")
+    assert run["code"] == 2 and "--max_grad_norm was 1.0, now 2.0" in run["err"]
+    run = resume(runner, tiny_bert, data, out)
+    assert run["code"] == 0 and "resumed   after update" in run["out"]
+    assert results(out) == short[1]
 
 
 def test_other_operators_continue_with_a_warning(short, runner, tiny_bert, data, tmp_path):
