@@ -14,9 +14,9 @@ from typing import IO
 
 from bert.errors import UserError
 
-# Of a file that is read at once: a text (thousands of labels make metrics.json 100 MB), and
-# arrays (a checkpoint of BERT large has 5 GB).
-_MOST_TEXT_BYTES = 1 << 28
+# What is read at once: a text (3,000 labels make metrics.json 100 MB), or arrays (a checkpoint of
+# BERT large has 5 GB).
+_MOST_TEXT_BYTES = 1 << 30
 MOST_BYTES = 1 << 34
 # Levels of objects and lists in a JSON file. Python's writer of JSON needs a frame for each.
 _MOST_LEVELS = 50

@@ -33,7 +33,7 @@ _NEEDED = {
     "num_attention_heads": _SIZE,
     "max_position_embeddings": _SIZE,
     "type_vocab_size": _SIZE,
-    "layer_norm_eps": _SHARE,
+    "layer_norm_eps": schema.number(0),
 }
 _CALIBRATION = {
     "ece_before": _SHARE,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,15 +9,16 @@ import numpy as np
 
 from bert import schema
 from bert.errors import UserError
-from bert.files import read_json, read_text
+from bert.files import read_json
 from bert.run_config import read_config
 from finetuning.data.tasks import Task, task_from_config
-from finetuning.results.predictions import read_predictions
+from finetuning.results.predictions import read_predictions, read_rows
 
 _SCORES = schema.entries(schema.number())
 _SHARE = schema.number(0, 1)
 _CLASS = schema.fields(
-    {"precision": _SHARE, "recall": _SHARE, "f1": _SHARE, "support": schema.whole()}
+    # Of a class without examples scikit-learn gives 0.0.
+    {"precision": _SHARE, "recall": _SHARE, "f1": _SHARE, "support": schema.number(0)}
 )
 _BEST = schema.fields(
     {"epoch": schema.whole(1), "update": schema.whole(1), "dev": _SCORES},
@@ -177,12 +176,8 @@ def _mistakes(path: Path) -> list[dict[str, str]]:
     """Return the rows of dev_mistakes.tsv, or none if there is no such file."""
     if not path.exists():
         return []
-    text = read_text(path)
-    try:
-        header, *rows = csv.reader(io.StringIO(text), delimiter="\t")
-        # Any other text, perhaps of a file that a link leads to, must not get into a page.
-        if header[:3] != ["index", "label", "prediction"]:
-            raise ValueError(header)
-        return [dict(zip(header, row, strict=True)) for row in rows]
-    except (ValueError, csv.Error):
-        raise UserError(f"{path} is damaged: its rows are not those that a run writes") from None
+    header, *rows = read_rows(path) or [[]]
+    # Any other text, perhaps of a file that a link leads to, must not get into a page.
+    if header[:3] != ["index", "label", "prediction"] or {*map(len, rows)} - {len(header)}:
+        raise UserError(f"{path} is damaged: its rows are not those that a run writes")
+    return [dict(zip(header, row, strict=True)) for row in rows]

@@ -65,6 +65,18 @@ def predictions_text(
     return delimited(lines)
 
 
+def read_rows(path: Path) -> list[list[str]]:
+    """Read what :func:`delimited` has written as TSV; UserError if it is no such file."""
+    text = read_text(path)
+    limit = csv.field_size_limit(len(text))  # as long as a text may be
+    try:
+        return list(csv.reader(io.StringIO(text), delimiter="\t"))
+    except csv.Error as error:
+        raise UserError(f"{path} is damaged: {error}") from None
+    finally:
+        csv.field_size_limit(limit)
+
+
 class Predictions(NamedTuple):
     """A run's predictions for its dev split."""
 
@@ -87,17 +99,16 @@ def read_predictions(path: Path, task: Task, examples: int | None = None) -> Pre
     UserError
         The file cannot be read, or its rows are not those of such a task.
     """
-    text = read_text(path)
+    rows = read_rows(path)[1:]
     ids = {name: number for number, name in enumerate(task.labels)}
     first = 2 if task.regression else 3  # a regression's prediction is its only output
     try:
-        _, *rows = csv.reader(io.StringIO(text), delimiter="\t")
         label = np.array([float(row[1]) if task.regression else ids[row[1]] for row in rows])
         with np.errstate(over="ignore"):
             logits = np.array([row[first:] for row in rows], np.float32)
         whole = logits.shape == (len(rows), task.outputs)
         whole = whole and bool(np.isfinite(logits).all() and np.isfinite(label).all())
-    except (ValueError, KeyError, IndexError, csv.Error):
+    except (ValueError, KeyError, IndexError):
         whole = False
     if not whole:
         raise UserError(
@@ -234,5 +245,5 @@ class OutputFormat:
             if self._delimiter:
                 return int(line.split(self._delimiter.encode())[0])
             return json.loads(line)["index"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return None

@@ -15,6 +15,7 @@ from finetuning.results.predictions import (
     mistakes_text,
     predictions_text,
     read_predictions,
+    read_rows,
     submission_text,
 )
 
@@ -49,6 +50,15 @@ def test_a_regressions_predictions_are_read_back_exactly(tmp_path):
     label, logits = read_predictions(tmp_path / "x.tsv", REGRESSION)
     np.testing.assert_array_equal(logits, scores)
     np.testing.assert_array_equal(label, NUMBERS.label)
+
+
+def test_a_text_may_be_long(tmp_path):
+    text = "dog " * 100_000
+    examples = Examples([text], None, np.array([1], np.int32))
+    (tmp_path / "x.tsv").write_text(mistakes_text(examples, LOGITS[:1], TASK))
+    limit = csv.field_size_limit()
+    assert read_rows(tmp_path / "x.tsv")[1][4] == text
+    assert csv.field_size_limit() == limit
 
 
 def test_without_labels_there_is_no_column_of_them():
