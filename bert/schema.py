@@ -100,8 +100,9 @@ def items(inner: Shape) -> Shape:
     def shape(value: Any, place: str) -> None:
         if not isinstance(value, list):
             _refuse(value, place, "a list")
+        where = f"an item of {place}"
         for item in value:
-            inner(item, f"an item of {place}")
+            inner(item, where)
 
     return shape
 
