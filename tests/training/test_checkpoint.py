@@ -108,7 +108,7 @@ def test_the_newest_whole_checkpoint_counts_and_the_newest_are_kept(tmp_path):
 
 def test_a_checkpoint_of_another_version_is_refused(tmp_path):
     write_params(tmp_path / "checkpoint-000001.params", {"state 0": np.zeros(2, np.uint8)})
-    with pytest.raises(UserError, match="another version .*: continue .*--overwrite"):
+    with pytest.raises(UserError, match=r"another version .*: continue .*--overwrite"):
         checkpoint.load_newest(tmp_path, print)
 
 
