@@ -209,8 +209,9 @@ def test_every_file_of_a_run_is_checked_where_it_is_read(folder, data):
     with contextlib.suppress(UserError):
         if name == "config.json":
             config = read_config(copy)
-            assert 1e-3 <= config["calibration"]["temperature"] <= 1e3
-            assert 0 <= config["calibration"].get("threshold", 0.5) <= 1
+            calibration = config.get("calibration", {"temperature": 1})
+            assert 1e-3 <= calibration["temperature"] <= 1e3
+            assert 0 <= calibration.get("threshold", 0.5) <= 1
             assert all(isinstance(name, str) for name in config["label2id"])
             json_text(config).encode()
             task_from_config(config)
