@@ -1,5 +1,6 @@
 # make demo    fine-tune a small BERT on the sample corpus, from nothing but Python and PyPI
 # make test    the tests (minutes); make test-slow: those that take longer
+# make test-asan   the operators in C++ with AddressSanitizer and UBSan (GCC and its libraries)
 # make setup   what both begin with: .venv with the packages of requirements.lock
 # make setup-gpu   .venv-gpu, with MXNet for NVIDIA GPUs and NVIDIA's libraries (2 GB)
 # make setup-distributed   Horovod besides, for several processes and machines (compiles, 3 minutes)
@@ -25,7 +26,7 @@ HOROVOD := HOROVOD_WITH_MXNET=1 HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITHOUT_PYT
 	HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 \
 	CXXFLAGS="$$CXXFLAGS -include cstdint -include stdexcept" MAKEFLAGS="-j$$(nproc)"
 
-.PHONY: setup setup-distributed setup-gpu demo test test-slow test-machines bench lint lock clean
+.PHONY: setup setup-distributed setup-gpu demo test test-slow test-asan test-machines bench lint lock clean
 
 setup: $(INSTALLED)
 
@@ -93,6 +94,16 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -q -m slow
+
+# Python loads the operators, so the sanitizer's library must be there before, and for exceptions
+# libstdc++ with it; the compiler runs without them. Python's and MXNet's leaks are not looked for.
+SANITIZE := -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize=vptr \
+	-fno-sanitize-recover=all
+test-asan: setup
+	CXX="env -u LD_PRELOAD g++ $(SANITIZE)" \
+		LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+		ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest -q -s -m "slow or not slow" \
+		tests/bert/test_native.py tests/bert/test_native_dense.py
 
 test-machines:
 	tests/machines.sh

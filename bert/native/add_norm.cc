@@ -73,9 +73,12 @@ MXReturnValue backward(const Attributes& attributes, Tensors* inputs, Tensors* o
 }
 
 MXReturnValue infer_shape(const Attributes&, Shapes* in, Shapes* out) {
+  const std::string wrong = wrong_dimensions(*in, {2, 1, 2, 1, 1, 1});
+  if (!wrong.empty()) return refuse("bert_add_norm", wrong);
   const unsigned units = (*in)[0][1];
   (*in)[1] = (*in)[3] = (*in)[4] = {units};
   (*in)[2] = (*out)[0] = (*in)[0];
+  (*in)[5] = {2};
   return mxnet::ext::MX_SUCCESS;
 }
 

@@ -33,12 +33,15 @@ struct Batch {
   int queries(int64_t pair) const { return cls ? 1 : length(pair); }
 
   // Wrong offsets would read, and in backward write, somebody else's memory. MXNet runs backward
-  // even where forward has failed, so both ask.
-  bool valid() const {
+  // even where forward has failed, so both ask. Offsets that rise from 0 have no difference that
+  // exceeds an int.
+  const char* find_complaint() const {
     bool rise = offsets[0] == 0 && offsets[pairs] == tokens;
-    for (int64_t pair = 0; pair < pairs; ++pair) rise &= length(pair) > 0;
-    if (!rise) MX_ERROR_MSG << "bert_attention: offsets do not rise from 0 to the number of tokens";
-    return rise;
+    for (int64_t pair = 0; pair < pairs; ++pair) rise &= offsets[pair] < offsets[pair + 1];
+    if (!rise) return "offsets do not rise from 0 to the number of tokens";
+    for (int64_t pair = 0; pair < pairs; ++pair)
+      if (length(pair) > int{kMost}) return "a pair has more than 65536 tokens";
+    return nullptr;
   }
 
   // Where in the list of all heads of all pairs each thread's share begins: shares of equal cost.
@@ -302,7 +305,7 @@ template <bool cls>
 MXReturnValue forward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
                       const OpResource&) {
   const Batch batch = batch_of<cls>(attributes, inputs, 0);
-  if (!batch.valid()) return mxnet::ext::MX_FAIL;
+  if (const char* complaint = batch.find_complaint()) return refuse("bert_attention", complaint);
   attend(batch, data(outputs, 0));
   return mxnet::ext::MX_SUCCESS;
 }
@@ -311,21 +314,37 @@ template <bool cls>
 MXReturnValue backward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
                        const OpResource&) {
   const Batch batch = batch_of<cls>(attributes, inputs, 1);
-  if (!batch.valid()) return mxnet::ext::MX_FAIL;
+  if (const char* complaint = batch.find_complaint()) return refuse("bert_attention", complaint);
   float* dq = data(outputs, 0);
   float* dk = cls ? data(outputs, 1) : dq + batch.units;
   attend_backward(batch, data(inputs, 0), dq, dk, dk + batch.units, data(outputs, cls ? 2 : 1));
   return mxnet::ext::MX_SUCCESS;
 }
 
-MXReturnValue self_shape(const Attributes&, Shapes* in, Shapes* out) {
+// Return what is wrong with the number of heads; empty if nothing is.
+std::string wrong_heads(const Attributes& attributes, unsigned units) {
+  const int heads = integer(attributes, "heads");
+  if (heads > 0 && units % heads == 0) return "";
+  return std::to_string(units) + " columns cannot be divided among " + std::to_string(heads) +
+         " heads";
+}
+
+MXReturnValue self_shape(const Attributes& attributes, Shapes* in, Shapes* out) {
+  std::string wrong = wrong_dimensions(*in, {2, 1, 1, 1});
+  if (wrong.empty() && (*in)[0][1] % 3) wrong = "the columns are not queries, keys and values";
+  if (wrong.empty()) wrong = wrong_heads(attributes, (*in)[0][1] / 3);
+  if (!wrong.empty()) return refuse("bert_attention", wrong);
   (*in)[1] = {(*in)[0][1]};
   (*in)[3] = {2};
   (*out)[0] = {(*in)[0][0], (*in)[0][1] / 3};
   return mxnet::ext::MX_SUCCESS;
 }
 
-MXReturnValue cls_shape(const Attributes&, Shapes* in, Shapes* out) {
+MXReturnValue cls_shape(const Attributes& attributes, Shapes* in, Shapes* out) {
+  std::string wrong = wrong_dimensions(*in, {2, 2, 1, 1, 1});
+  if (wrong.empty()) wrong = wrong_heads(attributes, (*in)[0][1]);
+  if (!wrong.empty()) return refuse("bert_cls_attention", wrong);
+  (*in)[1] = {(*in)[1][0], 2 * (*in)[0][1]};
   (*in)[2] = {3 * (*in)[0][1]};
   (*in)[3] = {(*in)[0][0] + 1};
   (*in)[4] = {2};

@@ -10,6 +10,7 @@ namespace bert {
 namespace {
 
 constexpr int kHead = 2;
+constexpr int kMostParameters = 1 << 20;  // of which each is four inputs
 // Elements a thread takes at once. Fixed, so that the norm, summed block by block, does not depend
 // on the threads.
 constexpr int64_t kBlock = 1 << 14;
@@ -74,7 +75,10 @@ MXReturnValue update(const Attributes& attributes, Tensors* inputs, Tensors* out
 }
 
 MXReturnValue parse(const Attributes& attributes, int* inputs, int* outputs) {
-  *inputs = kHead + 4 * integer(attributes, "parameters");
+  const int parameters = integer(attributes, "parameters");
+  if (parameters < 1 || parameters > kMostParameters)
+    return refuse("bert_adam", "there cannot be " + std::to_string(parameters) + " parameters");
+  *inputs = kHead + 4 * parameters;
   *outputs = 1;
   return mxnet::ext::MX_SUCCESS;
 }
@@ -85,7 +89,14 @@ MXReturnValue mutated(const Attributes& attributes, std::vector<int>* inputs) {
   return mxnet::ext::MX_SUCCESS;
 }
 
-MXReturnValue infer_shape(const Attributes&, Shapes*, Shapes* out) {
+MXReturnValue infer_shape(const Attributes& attributes, Shapes* in, Shapes* out) {
+  const unsigned parameters = integer(attributes, "parameters");
+  (*in)[0] = {5};
+  (*in)[1] = {parameters};
+  for (unsigned i = 0; i < parameters; ++i) {
+    const size_t weight = kHead + 4 * i;
+    for (size_t state : {1, 2, 3}) (*in)[weight + state] = (*in)[weight];
+  }
   (*out)[0] = {1};
   return mxnet::ext::MX_SUCCESS;
 }

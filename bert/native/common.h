@@ -25,17 +25,56 @@ using Tensors = std::vector<MXTensor>;
 using Shapes = std::vector<std::vector<unsigned int>>;
 using Types = std::vector<int>;
 
-inline int integer(const Attributes& attributes, const char* name) {
-  return std::stoi(attributes.at(name));
+// An attribute; 0 if it is missing or no such number: MXNet does not catch exceptions. Not std::stof:
+// where a process has set a locale with decimal commas, it reads 0.999 as 0.
+template <typename Number>
+Number attribute(const Attributes& attributes, const char* name) {
+  const auto found = attributes.find(name);
+  std::istringstream text(found == attributes.end() ? "" : found->second);
+  text.imbue(std::locale::classic());
+  Number value = 0;
+  return text >> value ? value : 0;
 }
 
-// Not std::stof: where a process has set a locale with decimal commas, it reads 0.999 as 0.
+inline int integer(const Attributes& attributes, const char* name) {
+  return attribute<int>(attributes, name);
+}
+
 inline float number(const Attributes& attributes, const char* name) {
-  std::istringstream text(attributes.at(name));
-  text.imbue(std::locale::classic());
-  float value = 0;
-  text >> value;
-  return value;
+  return attribute<float>(attributes, name);
+}
+
+// The most columns of a matrix, and the most tokens of a pair. MXNet's arrays have less than 2^31
+// elements; with these bounds, nothing that is computed in int exceeds it.
+constexpr unsigned kMost = 1 << 16;
+
+// Tells MXNet that an operator's input is wrong.
+inline MXReturnValue refuse(const char* name, const std::string& complaint) {
+  MX_ERROR_MSG << name << ": " << complaint;
+  return mxnet::ext::MX_FAIL;
+}
+
+// Return what is wrong with the inputs' dimensions, of which there must be so many; empty if nothing
+// is. It must be asked before a size is read. (Sizes that a shape function sets MXNet compares.)
+inline std::string wrong_dimensions(const Shapes& in, std::initializer_list<size_t> wanted) {
+  const size_t* count = wanted.begin();
+  for (size_t i = 0; i < in.size(); ++i, ++count) {
+    const std::string input = "input " + std::to_string(i) + " has ";
+    if (in[i].size() != *count)
+      return input + std::to_string(in[i].size()) + " dimensions, not " + std::to_string(*count);
+    if (*count == 2 && in[i][1] > kMost)
+      return input + std::to_string(in[i][1]) + " columns, more than " + std::to_string(kMost);
+  }
+  return "";
+}
+
+// Memory of an operator until it returns, aligned for vectors; null if there is not enough. MXNet
+// takes the size as an int.
+inline char* scratch(const OpResource& resource, int64_t bytes) {
+  bytes += 64;
+  if (bytes > INT32_MAX) return nullptr;
+  char* memory = static_cast<char*>(resource.alloc_cpu(bytes));
+  return memory ? memory + -reinterpret_cast<uintptr_t>(memory) % 64 : nullptr;
 }
 
 // The rows that the calling thread of a parallel region works on: contiguous, so that sums over
@@ -81,7 +120,7 @@ inline float exponential(float x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  const int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
+  const uint32_t bits = static_cast<uint32_t>(static_cast<int32_t>(n) + 127) << 23;
   float power;
   std::memcpy(&power, &bits, sizeof power);
   return p * power;

@@ -12,7 +12,8 @@
 // As in Goto and van de Geijn 2008 ("Anatomy of high-performance matrix multiplication"), both
 // factors are cut along their common side into slabs, and copied in the order in which they are
 // read: a slab of the left one for all threads, blocks of the right one for the second cache of the
-// thread that uses them. What is needed next is asked for early: without that, 3 % slower.
+// thread that uses them. What is needed next is asked for early: without that, 3 % slower. A left
+// factor of more rows than kMostSlabBytes has room for is multiplied in several parts.
 #include "common.h"
 
 #if defined(__AMX_BF16__) && defined(__AVX512BF16__)
@@ -37,6 +38,8 @@ constexpr int kStep = 3 * kPart;  // bytes of a step
 constexpr int kSlab = 768;        // depth at most; with kBlock, measured
 constexpr int kBlock = 8;         // strips at most
 constexpr int kFetches = 6;       // of a step
+// Of the left factor, at once: far more than a batch in training needs.
+constexpr int64_t kMostSlabBytes = 1 << 29;
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -217,15 +220,23 @@ int column_threads(int threads, int64_t strips) {
   return most;
 }
 
-// out [a.rows, b.rows] = A B^T
-void product(const Matrix& a, const Matrix& b, float* out, const OpResource& resource) {
+// How a left factor is cut for a product.
+struct Slabs {
+  int64_t depth, strip_bytes, strips;
+
+  Slabs(const Matrix& a, int64_t most_bytes) {
+    depth = divide_up(a.depth, divide_up(a.depth, kSlab) * kDepth) * kDepth;
+    strip_bytes = depth / kDepth * kStep;
+    strips = std::min(divide_up(a.rows, kRows), std::max<int64_t>(most_bytes / strip_bytes, 1));
+  }
+
+  int64_t bytes() const { return (strips + int64_t{omp_get_max_threads()} * kBlock) * strip_bytes; }
+};
+
+// out [a.rows, b.rows] = A B^T, for a left factor whose slabs fit the memory at `slab`.
+void product(const Matrix& a, const Matrix& b, const Slabs& slabs, char* slab, float* out) {
   const int64_t a_strips = divide_up(a.rows, kRows), b_strips = divide_up(b.rows, kRows);
-  const int64_t slabs = divide_up(a.depth, kSlab);
-  const int64_t slab_depth = divide_up(a.depth, slabs * kDepth) * kDepth;
-  const int64_t strip_bytes = slab_depth / kDepth * kStep;
-  char* slab = static_cast<char*>(resource.alloc_cpu(
-      (a_strips + omp_get_max_threads() * kBlock) * strip_bytes + 64));
-  slab += -reinterpret_cast<uintptr_t>(slab) % 64;
+  const int64_t slab_depth = slabs.depth, strip_bytes = slabs.strip_bytes;
 #pragma omp parallel
   {
     const Tiles tiles;
@@ -274,13 +285,31 @@ void product(const Matrix& a, const Matrix& b, float* out, const OpResource& res
   }
 }
 
+// The same for any left factor; false if there is not enough memory.
+bool product(const Matrix& a, const Matrix& b, float* out, const OpResource& resource,
+             int64_t most_bytes = kMostSlabBytes) {
+  const Slabs slabs(a, most_bytes);
+  char* slab = scratch(resource, slabs.bytes());
+  if (!slab) return false;
+  const int64_t rows = slabs.strips * kRows;
+  for (int64_t begin = 0; begin < a.rows; begin += rows) {
+    const float* from = a.data + begin * (a.transposed ? 1 : a.stride);
+    const Matrix part = {from, std::min(rows, a.rows - begin), a.depth, a.stride, a.transposed};
+    product(part, b, slabs, slab, out + begin * b.rows);
+  }
+  return true;
+}
+
+MXReturnValue result(bool done) {
+  return done ? mxnet::ext::MX_SUCCESS : refuse("bert_dense", "out of memory");
+}
+
 MXReturnValue forward(const Attributes&, Tensors* inputs, Tensors* outputs,
                       const OpResource& resource) {
   const int64_t rows = (*inputs)[0].shape[0], depth = (*inputs)[0].shape[1];
   const int64_t units = (*inputs)[1].shape[0];
-  product({data(inputs, 0), rows, depth, depth, false},
-          {data(inputs, 1), units, depth, depth, false}, data(outputs, 0), resource);
-  return mxnet::ext::MX_SUCCESS;
+  return result(product({data(inputs, 0), rows, depth, depth, false},
+                        {data(inputs, 1), units, depth, depth, false}, data(outputs, 0), resource));
 }
 
 // dx = dy W, dW = dy^T x
@@ -289,14 +318,16 @@ MXReturnValue backward(const Attributes&, Tensors* inputs, Tensors* outputs,
   const int64_t rows = (*inputs)[1].shape[0], depth = (*inputs)[1].shape[1];
   const int64_t units = (*inputs)[2].shape[0];
   const float *dy = data(inputs, 0), *x = data(inputs, 1), *weight = data(inputs, 2);
-  product({dy, rows, units, units, false}, {weight, depth, units, depth, true}, data(outputs, 0),
-          resource);
-  product({dy, units, rows, units, true}, {x, depth, rows, depth, true}, data(outputs, 1),
-          resource);
-  return mxnet::ext::MX_SUCCESS;
+  return result(product({dy, rows, units, units, false}, {weight, depth, units, depth, true},
+                        data(outputs, 0), resource) &&
+                product({dy, units, rows, units, true}, {x, depth, rows, depth, true},
+                        data(outputs, 1), resource));
 }
 
 MXReturnValue infer_shape(const Attributes&, Shapes* in, Shapes* out) {
+  const std::string wrong = wrong_dimensions(*in, {2, 2});
+  if (!wrong.empty()) return refuse("bert_dense", wrong);
+  (*in)[1] = {(*in)[1][0], (*in)[0][1]};
   (*out)[0] = {(*in)[0][0], (*in)[1][0]};
   return mxnet::ext::MX_SUCCESS;
 }

@@ -36,12 +36,6 @@ struct Inputs {
 
   // A wrong index would read, and in backward write, somebody else's memory. MXNet runs backward
   // even where forward has failed, so both ask.
-  bool valid() const {
-    const char* complaint = find_complaint();
-    if (complaint) MX_ERROR_MSG << "bert_embedding: " << complaint;
-    return !complaint;
-  }
-
   const char* find_complaint() const {
     if (offsets[0] != 0 || offsets[pairs] != tokens)
       return "offsets do not begin with 0 and end with the number of tokens";
@@ -76,7 +70,7 @@ struct Inputs {
 MXReturnValue forward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
                       const OpResource&) {
   const Inputs in(attributes, inputs, 0);
-  if (!in.valid()) return mxnet::ext::MX_FAIL;
+  if (const char* complaint = in.find_complaint()) return refuse("bert_embedding", complaint);
   const std::vector<int32_t> positions = in.positions();
   const int units = in.units;
   const float *gamma = in.gamma, *beta = in.beta;
@@ -119,7 +113,7 @@ void scatter(const std::vector<float>& from, int64_t rows, int units, const int3
 MXReturnValue backward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
                        const OpResource&) {
   const Inputs in(attributes, inputs, 1);
-  if (!in.valid()) return mxnet::ext::MX_FAIL;
+  if (const char* complaint = in.find_complaint()) return refuse("bert_embedding", complaint);
   const std::vector<int32_t> positions = in.positions();
   const float* dy = data(inputs, 0);
   const int units = in.units;
@@ -150,7 +144,11 @@ MXReturnValue backward(const Attributes& attributes, Tensors* inputs, Tensors* o
 }
 
 MXReturnValue infer_shape(const Attributes&, Shapes* in, Shapes* out) {
+  const std::string wrong = wrong_dimensions(*in, {2, 2, 2, 1, 1, 1, 1, 1, 1});
+  if (!wrong.empty()) return refuse("bert_embedding", wrong);
   const unsigned units = (*in)[0][1];
+  (*in)[1] = {(*in)[1][0], units};
+  (*in)[2] = {(*in)[2][0], units};
   (*in)[3] = (*in)[4] = {units};
   (*in)[6] = (*in)[5];
   (*in)[8] = {2};

@@ -73,6 +73,8 @@ MXReturnValue backward(const Attributes&, Tensors* inputs, Tensors* outputs, con
 }
 
 MXReturnValue infer_shape(const Attributes&, Shapes* in, Shapes* out) {
+  const std::string wrong = wrong_dimensions(*in, {2, 1});
+  if (!wrong.empty()) return refuse("bert_bias_gelu", wrong);
   (*in)[1] = {(*in)[0][1]};
   (*out)[0] = (*in)[0];
   return mxnet::ext::MX_SUCCESS;
