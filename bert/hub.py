@@ -12,9 +12,13 @@ import hashlib
 import os
 import re
 import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from bert.bounds import Received
 from bert.errors import UserError
 from bert.files import make_private
 
@@ -28,6 +32,37 @@ except RuntimeError:  # without a home, huggingface_hub would make a folder name
 
 import huggingface_hub  # it reads HF_HOME while it is imported
 from huggingface_hub import errors
+from huggingface_hub.utils import _http
+
+if "HF_HUB_VERBOSITY" not in os.environ:  # what fails is said by a sentence of our own
+    huggingface_hub.utils.logging.set_verbosity_error()
+
+_LARGEST_WEIGHTS_BYTES = 1 << 34
+_LARGEST_TEXT_BYTES = 1 << 27  # a vocabulary, a config
+
+
+def _bounded(chunks: Callable[..., Iterator[bytes]], most: int) -> Callable[..., Iterator[bytes]]:
+    """Return a method that yields what another one does, until there is too much of it."""
+
+    def counted(*arguments: Any, **keywords: Any) -> Iterator[bytes]:
+        received = Received(most)
+        for chunk in chunks(*arguments, **keywords):
+            received.add(len(chunk))
+            yield chunk
+
+    return counted
+
+
+def _bounded_client(most: int) -> Any:
+    """Return huggingface_hub's client; its answers have bounds, also after decompression."""
+
+    def bound(response: Any) -> None:
+        response.iter_raw = _bounded(response.iter_raw, most)
+        response.iter_bytes = _bounded(response.iter_bytes, most)
+
+    client = _http.default_client_factory()
+    client.event_hooks = {**client.event_hooks, "response": [bound]}
+    return client
 
 
 def download(repository: str, filename: str, revision: str | None = None) -> Path | None:
@@ -46,6 +81,8 @@ def download(repository: str, filename: str, revision: str | None = None) -> Pat
     UserError
         The download failed, or the file's checksum is not the Hub's.
     """
+    most = _LARGEST_WEIGHTS_BYTES if filename.endswith(".safetensors") else _LARGEST_TEXT_BYTES
+    huggingface_hub.set_client_factory(partial(_bounded_client, most))
     try:
         known = huggingface_hub.try_to_load_from_cache(repository, filename, revision=revision)
         # Its documented answer for a file that the cached revision does not have.

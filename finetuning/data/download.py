@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import threading
 import time
-import zipfile
-import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,19 +15,21 @@ from pathlib import Path
 import requests
 from tqdm import tqdm
 
+from bert.bounds import BoundError
 from bert.errors import RunError, UserError
 from bert.files import replacing
 from finetuning import command
+from finetuning.data import bounded_http
+from finetuning.data.archive import Archive
 from finetuning.data.tasks import Download, Task
 
 # The pairs of GLUE's dev split of MRPC, by their ids: GLUE's own address no longer works.
 _MRPC_DEV_IDS = Path(__file__).with_name("mrpc_dev_ids.tsv")
-_TIMEOUT_SECONDS = 30
 _CHUNK_BYTES = 1 << 16
 _TRIES = 5
 _PARALLEL = 4
 _LONGEST_PAUSE_SECONDS = 60.0
-# No file of GLUE is larger than 100 MB.
+# The largest of GLUE has less than 400 MB.
 _LARGEST_FILE_BYTES = 1 << 29
 _BAR = {"unit": "B", "unit_scale": True, "disable": None, "leave": False}
 # A later request may get another answer: timeout, unusable range, too many requests. So it may
@@ -38,9 +39,12 @@ _RETRY = (408, 416, 429)
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (requests.exceptions.ProxyError, "the proxy cannot be reached"),
     (requests.exceptions.SSLError, "the server's certificate is not accepted"),
-    (requests.exceptions.Timeout, f"no answer within {_TIMEOUT_SECONDS} seconds"),
+    (requests.exceptions.Timeout, f"no answer within {bounded_http.TIMEOUT_SECONDS} seconds"),
     (requests.exceptions.ChunkedEncodingError, "the connection was cut"),
     (requests.exceptions.ConnectionError, "the server cannot be reached"),
+    (requests.exceptions.TooManyRedirects, "the server redirects for ever"),
+    (requests.exceptions.InvalidHeader, "the server's headers are wrong"),
+    (ValueError, "it is, or redirects to, no valid http address"),
 )
 
 
@@ -71,6 +75,7 @@ class Downloader:
         self._path_to_mrpc = path_to_mrpc
         self._pause = pause
         self._work = data_dir / ".download"
+        self._session = bounded_http.Session()
 
     def source(self, download: Download) -> str:
         """Return the address of a file, or its path with ``path_to_mrpc``."""
@@ -92,7 +97,7 @@ class Downloader:
     def plan(self, task: Task) -> str:
         """Return a line that says what :meth:`get` would do."""
         state = "already complete" if self.is_complete(task) else "to be fetched"
-        sources = " and ".join(map(self.source, task.downloads))
+        sources = " and ".join(_public(self.source(download)) for download in task.downloads)
         return f"{self.data_dir / task.name}: {state}, from {sources}"
 
     def get(self, task: Task) -> None:
@@ -153,16 +158,20 @@ class Downloader:
     def _unpack(self, task: Task, path: Path, folder: Path) -> None:
         (address,) = map(self.source, task.downloads)
         try:
-            with zipfile.ZipFile(path) as archive:
-                members = members_of(archive, task, address)
-                self._check_space(sum(member.file_size for member in members.values()))
-                for name, member in members.items():
-                    # The archive does not decide where a file goes: these names are the task's.
-                    with archive.open(member) as source, (folder / name).open("wb") as target:
-                        shutil.copyfileobj(source, target)
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+            with Archive(path) as archive:
+                if missing := archive.find(task.rows):
+                    lacks = f"{_public(address)} lacks {', '.join(missing)}"
+                    raise RunError(f"{lacks}: the published file has changed")
+                self._check_space(archive.size())
+                archive.unpack(folder)
+        except (RunError, OSError):
+            raise
+        except Exception as error:  # zipfile raises many kinds for what it cannot read
             path.unlink()
-            raise RunError(f"{address} is damaged ({error}): run the command again") from None
+            why = str(error) or type(error).__name__
+            raise RunError(
+                f"{_public(address)} is damaged ({why}): run the command again"
+            ) from None
 
     def fetch(self, download: Download) -> Path:
         """Download a file to the work folder, continuing an earlier try, and verify it.
@@ -180,14 +189,17 @@ class Downloader:
             try:
                 self._try(address, part)
                 break
-            except requests.RequestException as error:
+            except (requests.RequestException, BoundError) as error:
+                if part.exists() and part.stat().st_size > _LARGEST_FILE_BYTES:
+                    part.unlink()
                 if not remaining or _is_final(error):
                     raise RunError(_why(error, address)) from None
-                self.stop.wait(_pause_asked_for(error) or pause)
+                if self.stop.wait(_pause_asked_for(error) or pause):
+                    raise RunError("interrupted") from None
                 pause *= 2
         if wrong := wrong_checksum(download, part):
             part.unlink()
-            raise RunError(f"{address} {wrong}: download it again or check the source")
+            raise RunError(f"{_public(address)} {wrong}: download it again or check the source")
         part.replace(path)
         return path
 
@@ -199,17 +211,18 @@ class Downloader:
         headers = {"Accept-Encoding": "identity"}
         if have:
             headers |= {"Range": f"bytes={have}-", "If-Range": validator_file.read_text()}
-        with requests.get(
-            address, headers=headers, stream=True, timeout=_TIMEOUT_SECONDS
-        ) as response:
+        with self._session.open(address, headers) as response:
             if response.status_code == 416:  # the part is not a beginning of the file: start over
                 part.unlink(missing_ok=True)
             response.raise_for_status()
+            if response.headers.get("Content-Encoding", "identity") != "identity":
+                raise BoundError("the server compresses what it sends, although asked not to")
             if response.status_code != 206:
                 have = 0
-            length = response.headers.get("Content-Length", "")
-            total = have + int(length) if length.isdigit() else None
-            self._check_space(total - have if total else 0)
+            length = _whole_number(response.headers.get("Content-Length"))
+            total = None if length is None else have + length
+            _check_length(total or 0)
+            self._check_space(length or 0)
             validator = response.headers.get("ETag") or response.headers.get("Last-Modified")
             if validator and not validator.startswith("W/"):
                 validator_file.write_text(validator)
@@ -224,6 +237,7 @@ class Downloader:
                         raise RunError("interrupted")
                     file.write(chunk)
                     bar.update(len(chunk))
+                    _check_length(file.tell())
         if total is not None and part.stat().st_size != total:
             raise requests.exceptions.ChunkedEncodingError
 
@@ -250,29 +264,53 @@ def download_tasks(program: str, tasks: Sequence[Task], downloader: Downloader) 
     return max(command.run(program, job.result) for job in jobs)
 
 
-def _is_final(error: requests.RequestException) -> bool:
+def _check_length(size: int) -> None:
+    """Raise BoundError for a file that cannot be one of GLUE's."""
+    if size > _LARGEST_FILE_BYTES:
+        raise BoundError(f"it has more than {_LARGEST_FILE_BYTES:,} bytes")
+
+
+def _whole_number(text: str | None) -> int | None:
+    """Return the number in a header; None if there is none."""
+    return int(text) if text and re.fullmatch("[0-9]{1,18}", text) else None
+
+
+def _public(address: str) -> str:
+    """Return an address without the password that it may have."""
+    return re.sub("//[^/]*@", "//", address, count=1)
+
+
+def _is_final(error: requests.RequestException | BoundError) -> bool:
     """Tell whether trying again is useless."""
+    if isinstance(error, BoundError):
+        return True
     if error.response is None:
-        return isinstance(error, ValueError)  # the address itself is wrong
+        # The address itself is wrong.
+        return isinstance(error, (ValueError, requests.exceptions.TooManyRedirects))
     return error.response.status_code < 500 and error.response.status_code not in _RETRY
 
 
-def _pause_asked_for(error: requests.RequestException) -> float | None:
+def _pause_asked_for(error: requests.RequestException | BoundError) -> float | None:
     """Return the seconds after which the server wants to be asked again, if it says so."""
-    asked = "" if error.response is None else error.response.headers.get("Retry-After", "")
-    return min(float(asked), _LONGEST_PAUSE_SECONDS) if asked.isdigit() else None
+    if isinstance(error, BoundError) or error.response is None:
+        return None
+    asked = _whole_number(error.response.headers.get("Retry-After"))
+    return None if asked is None else min(asked, _LONGEST_PAUSE_SECONDS)
 
 
-def _why(error: requests.RequestException, address: str) -> str:
+def _why(error: requests.RequestException | BoundError, address: str) -> str:
     """Return a sentence about a failed download: what is wrong, and what to do."""
-    if error.response is not None:
+    if isinstance(error, BoundError):
+        reason, check = str(error), ""
+    elif error.response is not None:
         reason, check = f"the server answers {error.response.status_code}", ""
     else:
         reasons = (reason for kind, reason in _REASONS if isinstance(error, kind))
         reason = next(reasons, type(error).__name__)
         check = "check the network (behind a proxy, set HTTPS_PROXY), or "
     local = ", or --path_to_mrpc DIR with a folder of these files" * address.endswith(".txt")
-    return f"cannot download {address}: {reason}; {check}pass --mirror URL of another server{local}"
+    where = _public(address)
+    return f"cannot download {where}: {reason}; {check}pass --mirror URL of another server{local}"
 
 
 def wrong_checksum(download: Download, path: Path) -> str | None:
@@ -305,25 +343,6 @@ def wrong_rows(task: Task, path: Path) -> str | None:
     if abs(rows - task.rows[path.name]) <= task.malformed_rows:
         return None
     return f"{path.name} has {rows} rows and not {task.rows[path.name]}"
-
-
-def members_of(archive: zipfile.ZipFile, task: Task, address: str) -> dict[str, zipfile.ZipInfo]:
-    """Return {file name: its member}; in the archive they are in a folder of any name."""
-    members = {}
-    for member in archive.infolist():
-        folder, _, name = member.filename.rpartition("/")
-        if name in task.rows and "/" not in folder:
-            members[name] = member
-    missing = [name for name in task.rows if name not in members]
-    if missing:
-        raise RunError(f"{address} lacks {', '.join(missing)}: the published file has changed")
-    for member in members.values():
-        if member.file_size > _LARGEST_FILE_BYTES:
-            raise RunError(
-                f"{address}: {member.filename} would unpack to {member.file_size:,} bytes, more "
-                "than any file of GLUE"
-            )
-    return members
 
 
 def write_mrpc(train: Path, test: Path, folder: Path) -> None:

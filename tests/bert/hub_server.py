@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -24,6 +26,8 @@ class HubServer(ThreadingHTTPServer):
         The next downloads of model.safetensors end after so many bytes of what was asked for.
     altered : set of str
         Files that are sent with one bit changed.
+    endless : dict of str to float
+        Files of which a byte is sent again and again, after so many seconds.
     gated, failing : set of str
         Repositories that want a token ("secret"), and repositories that answer 500.
     """
@@ -32,6 +36,7 @@ class HubServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.repositories = repositories
         self.requests, self.cuts = [], []
+        self.endless: dict[str, float] = {}
         self.altered, self.gated, self.failing = set(), set(), set()
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.commit = COMMIT
@@ -60,6 +65,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
+    def _never_end(self, pause: float) -> None:
+        self.send_response(200)
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while True:
+                self.wfile.write(b"{" * (1 if pause else 100_000))
+                time.sleep(pause)
+
     def _answer(self) -> None:
         hub = self.server
         repository, _, rest = self.path.strip("/").partition("/resolve/")
@@ -78,6 +91,8 @@ class _Handler(BaseHTTPRequestHandler):
         path = hub.repositories[repository] / filename
         if not path.is_file():
             return self._refuse(404, "EntryNotFound")
+        if self.command == "GET" and filename in hub.endless:
+            return self._never_end(hub.endless[filename])
         content = path.read_bytes()
         large = filename.endswith(".safetensors")
         etag = hashlib.sha256(content).hexdigest() if large else git_sha1(content)

@@ -14,7 +14,7 @@ from conftest import ROOT, run_script, write_bert_directory, write_mrpc
 from hub_server import COMMIT, HubServer
 
 import bert
-from bert import pretrained, zoo
+from bert import bounds, hub, pretrained, zoo
 from bert.errors import UserError
 from bert.parameters import parameters_of, read_params
 
@@ -150,6 +150,33 @@ def test_a_server_that_fails_is_said(server, here, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # between two tries
     with pytest.raises(UserError, match=f"config.json of {NAME}: the Hub cannot be reached"):
         bert.get_model(NAME)
+
+
+@pytest.mark.parametrize(
+    "pause, complaint", [(0, "more than 2,000,000 bytes"), (0.1, "less than 5,000 bytes per")]
+)
+@pytest.mark.parametrize("filename", ["config.json", "model.safetensors"])
+def test_a_download_that_never_ends_is_given_up(
+    server, here, monkeypatch, filename, pause, complaint
+):
+    monkeypatch.setattr(bounds, "RATE_SECONDS", 0.5)
+    monkeypatch.setattr(hub, "_LARGEST_TEXT_BYTES", 2_000_000)
+    monkeypatch.setattr(hub, "_LARGEST_WEIGHTS_BYTES", 2_000_000)
+    server.endless[filename] = pause
+    with pytest.raises(UserError, match=f"cannot get {filename} of {NAME}: .*{complaint}"):
+        bert.get_model(NAME)
+    assert sum(path.stat().st_size for path in here.rglob("*.incomplete")) <= 2_000_000
+
+
+def test_huggingface_hubs_own_warnings_are_not_shown(server, tmp_path):
+    server.close()
+    script = f"import bert.hub; bert.hub.download({NAME!r}, 'config.json')"
+    environment = {**os.environ, "HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "hf")}
+    environment |= {"PYTHONPATH": str(ROOT), "HF_HUB_ETAG_TIMEOUT": "1"}
+    command = [sys.executable, "-c", f"import time; time.sleep = lambda s: None; {script}"]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert "the Hub cannot be reached" in run.stderr.splitlines()[-1]
+    assert "Retry" not in run.stdout + run.stderr
 
 
 def test_a_name_that_is_none_is_said(here):
