@@ -152,9 +152,15 @@ def log_scores(scores: dict[str, float]) -> None:
 
 def log_classes(results: dict) -> None:
     """Print scores and confusions per label, as :func:`metrics.by_class` returns them."""
-    classes, confusions = results["per_class"], results["confusion_matrix"]
+    from finetuning.results.metrics import to_show  # SciPy comes with it
+
+    classes, confusions = results["per_class"], results.get("confusion_matrix")
     header = ["label", "precision", "recall", "f1", "examples"]
-    rows = [[name, *scores.values()] for name, scores in classes.items()]
+    rows = [[name, *scores.values()] for name, scores in to_show(classes).items()]
+    if confusions is None:
+        log.info("\n" + table(header, rows))
+        log.info(f"the {len(rows)} of {len(classes)} labels with the lowest f1; all: metrics.json")
+        return
     predicted = [f"predicted {name}" for name in classes]
     together = table(
         [*header, *predicted],

@@ -15,7 +15,7 @@ from bert.errors import UserError
 from dataset import ORIGIN, Examples, Texts
 from finetuning.data.rows import BadRows, InputFile, Row
 from finetuning.data.tables import delimited_rows, format_of, listed, table_rows
-from finetuning.data.tasks import Task
+from finetuning.data.tasks import Task, check_labels
 
 _LARGEST = float(np.finfo(np.float32).max)
 _COLUMN_ADVICE = "; --text_a_column, --text_b_column and --label_column name the columns"
@@ -121,6 +121,7 @@ def read_own_training_file(path: Path, task: Task, bad: BadRows) -> tuple[Task, 
             f"{path}: every row has the label {next(iter(found))!r}; at least two are needed"
         )
     labels = sorted(found)
+    check_labels(path, replace(task, labels=tuple(labels)), len(examples))
     index = {label: i for i, label in enumerate(labels)}
     renumbered = np.array([index[label] for label in found], np.int32)[examples.label]
     return replace(task, labels=tuple(labels)), replace(examples, label=renumbered)

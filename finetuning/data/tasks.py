@@ -14,6 +14,10 @@ from bert.errors import UserError
 
 # What config.json calls the task of a run on the user's own files.
 OWN_DATA = "own data"
+# More labels than any benchmark of intents has; more are ids, texts or numbers.
+_MOST_LABELS = 10_000
+# From so many labels on, they must be fewer than half of the rows.
+_MANY_LABELS = 50
 
 
 @dataclass(frozen=True)
@@ -217,6 +221,18 @@ def own_task(
                 f"the columns of texts and label must be different ones: {column!r} is two of them"
             )
     return Task(OWN_DATA, *columns, labels, metrics, regression, quoted_tsv=quoted_tsv)
+
+
+def check_labels(source: Path, task: Task, rows: int) -> None:
+    """Raise UserError where the labels of a training file are not those of a classification."""
+    count = len(task.labels)
+    if count > _MOST_LABELS or (count >= _MANY_LABELS and 2 * count > rows):
+        what = f"{count} different values in {rows} rows"
+        raise UserError(
+            f"{source}: the label column {task.label_column!r} has {what}, which look like ids, "
+            "texts or numbers and not like labels: name another --label_column, or for numbers "
+            "pass --regression"
+        )
 
 
 def task_to_config(task: Task) -> dict:

@@ -12,6 +12,7 @@ from bert.errors import UserError
 from bert.files import read_json
 from bert.run_config import read_config
 from finetuning.data.tasks import Task, task_from_config
+from finetuning.results.metrics import MOST_LABELS
 from finetuning.results.predictions import read_predictions, read_rows
 
 _SCORES = schema.entries(schema.number())
@@ -141,6 +142,8 @@ def check_progress(results: dict, task: Task, source: str | Path) -> None:
     if best:
         classes, confusions = best.get("per_class", {}), best.get("confusion_matrix", [])
         sizes = [len(task.labels)] * len(task.labels)
+        if len(sizes) > MOST_LABELS and not confusions:
+            sizes = []
         if len(classes) != len(task.labels) or list(map(len, confusions)) != sizes:
             raise UserError(f"{source}: the scores of the classes are not those of {task.name}")
     if len({len(column) for column in curve.values()}) != 1:
@@ -176,7 +179,7 @@ def _mistakes(path: Path) -> list[dict[str, str]]:
     """Return the rows of dev_mistakes.tsv, or none if there is no such file."""
     if not path.exists():
         return []
-    header, *rows = read_rows(path) or [[]]
+    header, *rows = list(read_rows(path)) or [[]]
     # Any other text, perhaps of a file that a link leads to, must not get into a page.
     if header[:3] != ["index", "label", "prediction"] or {*map(len, rows)} - {len(header)}:
         raise UserError(f"{path} is damaged: its rows are not those that a run writes")

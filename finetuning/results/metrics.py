@@ -8,6 +8,11 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import log_softmax
 
+# Of more labels a confusion matrix is not kept, which grows with their square, and tables have the
+# labels with the lowest F1 only.
+MOST_LABELS = 200
+_LABELS_SHOWN = 20
+
 
 def compute(logits: np.ndarray, label: np.ndarray, names: tuple[str, ...]) -> dict[str, float]:
     """Compute metrics from a network's outputs.
@@ -110,7 +115,8 @@ def by_class(logits: np.ndarray, label: np.ndarray, names: tuple[str, ...]) -> d
     -------
     dict
         ``per_class``: {label: precision, recall, f1 (each 0 if it is 0/0) and support};
-        ``confusion_matrix``: ``[classes, classes]``, one row per true label, in order.
+        ``confusion_matrix``: ``[classes, classes]``, one row per true label, in order; only of
+        up to :data:`MOST_LABELS` classes.
     """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
@@ -118,10 +124,19 @@ def by_class(logits: np.ndarray, label: np.ndarray, names: tuple[str, ...]) -> d
     classes = range(len(names))
     scores = precision_recall_fscore_support(label, predicted, labels=classes, zero_division=0.0)
     kinds = ("precision", "recall", "f1", "support")
-    return {
-        "per_class": {
-            name: {kind: values[i].item() for kind, values in zip(kinds, scores, strict=True)}
-            for i, name in enumerate(names)
-        },
-        "confusion_matrix": confusion_matrix(label, predicted, labels=classes).tolist(),
+    per_class = {
+        name: {kind: values[i].item() for kind, values in zip(kinds, scores, strict=True)}
+        for i, name in enumerate(names)
     }
+    if len(names) > MOST_LABELS:
+        return {"per_class": per_class}
+    confusions = confusion_matrix(label, predicted, labels=classes)
+    return {"per_class": per_class, "confusion_matrix": confusions.tolist()}
+
+
+def to_show(per_class: dict[str, dict]) -> dict[str, dict]:
+    """Return the classes that tables have: all, or of very many those with the lowest F1."""
+    if len(per_class) <= MOST_LABELS:
+        return per_class
+    measured = ((name, scores) for name, scores in per_class.items() if scores["support"])
+    return dict(sorted(measured, key=lambda item: item[1]["f1"])[:_LABELS_SHOWN])

@@ -11,6 +11,7 @@ from bert.files import contains, write_text
 from bert.run_config import read_config
 from bert.terminal import shown
 from finetuning.results.export_formats import FORMATS, Format
+from finetuning.results.metrics import MOST_LABELS, to_show
 
 # Tells a card from a README of the user's own, which is never written over.
 _LONGEST = 200  # characters of a label, a path and the like
@@ -146,10 +147,16 @@ def _pretrained(config: dict) -> str:
 
 def _per_class(best: dict) -> str:
     rows = []
-    for output, (name, scores) in enumerate(best.get("per_class", {}).items()):
-        numbers = [f"{scores[kind]:.4f}" for kind in ("precision", "recall", "f1")]
-        rows.append([output, _code(name), *numbers, scores["support"]])
-    return _table(["output", "label", "precision", "recall", "F1", "dev examples"], rows)
+    classes = best.get("per_class", {})
+    shown_classes = to_show(classes)
+    for output, (name, scores) in enumerate(classes.items()):
+        if name in shown_classes:
+            numbers = [f"{scores[kind]:.4f}" for kind in ("precision", "recall", "f1")]
+            rows.append([output, _code(name), *numbers, scores["support"]])
+    text = _table(["output", "label", "precision", "recall", "F1", "dev examples"], rows)
+    if len(rows) < len(classes):
+        text += f"\n\nThese have the lowest F1 of {len(classes)} labels; metrics.json has all."
+    return text
 
 
 def _numbers(header: str, values: dict[str, float]) -> str:
@@ -205,6 +212,9 @@ def export_text(config: dict, arguments: dict, format: Format, measured: list[li
     """
     columns = [config["text_a_column"], config["text_b_column"]]
     labels = [[output, _code(name)] for name, output in config["label2id"].items()]
+    names = _table(["output", "label"], labels[1:] and labels)
+    if len(labels) > MOST_LABELS:
+        names = f"There are {len(labels)}; config.json names them in `id2label`."
     calibration = config.get("calibration", {})
     rows = [[f"{x:.4f}" if isinstance(x, float) else x for x in row] for row in measured]
     return f"""\
@@ -234,7 +244,7 @@ was trained on at most {config["max_len"]} tokens per example: truncate longer t
 
 {_table(rows[0], rows[1:])}
 
-{_section("## Labels", _table(["output", "label"], labels[1:] and labels))}\
+{_section("## Labels", names)}\
 {_section(_EXPORT_CALIBRATION, _numbers("", calibration))}\
 ## Trained with
 

@@ -173,11 +173,12 @@ def _table_of_runs(runs: list[FinishedRun]) -> str:
 
 
 def _confusions(run: FinishedRun) -> list[list[object]]:
-    counts = np.array(run.results["best"]["confusion_matrix"])
-    np.fill_diagonal(counts, 0)
-    descending = np.argsort(-counts, axis=None, kind="stable")[:_MOST_CONFUSIONS]
-    pairs = (np.unravel_index(index, counts.shape) for index in descending)
-    return [[run.labels[i], run.labels[j], int(counts[i, j])] for i, j in pairs if counts[i, j]]
+    predicted = run.logits.argmax(axis=1)
+    pairs = np.stack([run.label, predicted], axis=1)[predicted != run.label]
+    confused, counts = np.unique(pairs, axis=0, return_counts=True)
+    descending = np.argsort(-counts, kind="stable")[:_MOST_CONFUSIONS]
+    rows = zip(confused[descending].tolist(), counts[descending].tolist(), strict=True)
+    return [[run.labels[i], run.labels[j], count] for (i, j), count in rows]
 
 
 def _table_of_epochs(runs: list[FinishedRun]) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,8 @@ from dataset import Examples, rows_of
 from finetuning.data.tasks import Task
 
 _DELIMITERS = {"tsv": "\t", "csv": ","}
+# Of a file of predictions, which is put together in memory: 0.7 GB of text.
+_MOST_LOGITS = 5 * 10**7
 
 
 def delimited(rows: Iterable[Sequence[object]], delimiter: str = "\t") -> str:
@@ -33,6 +35,16 @@ def delimited(rows: Iterable[Sequence[object]], delimiter: str = "\t") -> str:
     # With "\n" alone, Python before 3.13 leaves a "\r" in a field unquoted.
     writer = csv.writer(Joined(), delimiter=delimiter, lineterminator="\r\n")
     return "".join(writer.writerow(row).removesuffix("\r\n") + "\n" for row in rows)
+
+
+def check_size(examples: int, task: Task, split: str) -> None:
+    """Raise UserError before training for a split whose predictions would be too large a file."""
+    if examples * task.outputs > _MOST_LOGITS:
+        raise UserError(
+            f"the {split} split has {examples} examples, and the task {task.outputs} labels: its "
+            f"predictions would be over {_MOST_LOGITS:,} logits; use fewer examples there (with "
+            "predict.py any number can be predicted after training)"
+        )
 
 
 def predictions_text(
@@ -52,25 +64,30 @@ def predictions_text(
     rows : int array ``[examples]``, optional
         The index of each example: the row of its file. Without it they are numbered from 0.
     """
-    header = ["index", *(["label"] if label is not None else []), "prediction"]
-    lines = [header + [f"logit_{name}" for name in task.labels]]
-    for i, row in enumerate(logits):
-        true = [] if label is None else [label[i]]
-        if task.regression:
-            values = [f"{value:.9g}" for value in (*true, row[0])]
-        else:
-            values = [task.labels[j] for j in (*true, row.argmax())]
-            values += [f"{logit:.9g}" for logit in row]
-        lines.append([str(i if rows is None else rows[i]), *values])
-    return delimited(lines)
+
+    def lines() -> Iterator[list[str]]:  # one at a time, because they need much memory
+        header = ["index", *(["label"] if label is not None else []), "prediction"]
+        yield header + [f"logit_{name}" for name in task.labels]
+        for i, row in enumerate(logits):
+            true = [] if label is None else [label[i]]
+            if task.regression:
+                values = [f"{value:.9g}" for value in (*true, row[0])]
+            else:
+                values = [task.labels[j] for j in (*true, row.argmax())]
+                values += [f"{logit:.9g}" for logit in row]
+            yield [str(i if rows is None else rows[i]), *values]
+
+    return delimited(lines())
 
 
-def read_rows(path: Path) -> list[list[str]]:
-    """Read what :func:`delimited` has written as TSV; UserError if it is no such file."""
+def read_rows(path: Path) -> Iterator[list[str]]:
+    """Yield what :func:`delimited` has written as TSV; UserError if it is no such file."""
     text = read_text(path)
     limit = csv.field_size_limit(len(text))  # as long as a text may be
     try:
-        return list(csv.reader(io.StringIO(text), delimiter="\t"))
+        # io.StringIO would have four bytes for a character.
+        lines = (found[0] for found in re.finditer("[^\n]*\n|[^\n]+", text))
+        yield from csv.reader(lines, delimiter="\t")
     except csv.Error as error:
         raise UserError(f"{path} is damaged: {error}") from None
     finally:
@@ -99,14 +116,18 @@ def read_predictions(path: Path, task: Task, examples: int | None = None) -> Pre
     UserError
         The file cannot be read, or its rows are not those of such a task.
     """
-    rows = read_rows(path)[1:]
+    rows = read_rows(path)
+    next(rows, None)
     ids = {name: number for number, name in enumerate(task.labels)}
     first = 2 if task.regression else 3  # a regression's prediction is its only output
     try:
-        label = np.array([float(row[1]) if task.regression else ids[row[1]] for row in rows])
+        labels, outputs = [], []
         with np.errstate(over="ignore"):
-            logits = np.array([row[first:] for row in rows], np.float32)
-        whole = logits.shape == (len(rows), task.outputs)
+            for row in rows:
+                labels.append(float(row[1]) if task.regression else ids[row[1]])
+                outputs.append(np.array(row[first:], np.float32))
+        label, logits = np.array(labels), np.array(outputs, np.float32)
+        whole = logits.shape == (len(label), task.outputs)
         whole = whole and bool(np.isfinite(logits).all() and np.isfinite(label).all())
     except (ValueError, KeyError, IndexError):
         whole = False

@@ -23,7 +23,12 @@ from finetuning.data.tasks import Task, task_from_config, task_to_config
 from finetuning.options import Options
 from finetuning.results import metrics, model_card
 from finetuning.results.finished_run import read_results
-from finetuning.results.predictions import Predictions, confident_text, read_predictions
+from finetuning.results.predictions import (
+    Predictions,
+    check_size,
+    confident_text,
+    read_predictions,
+)
 from finetuning.training import repeats
 from finetuning.training.check import try_longest_batch
 from finetuning.training.evaluation import Evaluation, predict_test
@@ -86,6 +91,8 @@ def prepare(options: Options, workers: Workers) -> Run:
     if splits.bad.first and folder and workers.first:
         claim(folder, "skipped_rows.tsv")
         write_lines(folder / "skipped_rows.tsv", splits.bad.lines())
+    for name, part in (splits.dev | splits.test).items():
+        check_size(len(part), splits.task, name or "dev")
     data = tokenize_splits(splits, classifier.tokenizer, options.max_len, options.class_weights)
     summary.log_data(data, classifier.tokenizer.vocab.get("[UNK]", -1))
     run = Run(options, classifier, data, folder or Path(), workers, saves=folder is not None)
