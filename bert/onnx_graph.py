@@ -3,22 +3,28 @@
 MXNet's own exporter writes operators that newer opsets have dropped; BERT has a dozen kinds of
 operator, so its graph is written out here. The operators are in the order in which ONNX Runtime
 looks for them: it fuses attention, bias + GELU and residual + LayerNorm.
+
+The file is written without a message that holds the weights, which protobuf would copy again and
+again.
 """
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import onnx
 from numpy.typing import ArrayLike
-from onnx import TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, TensorProto, helper
 
 from bert.config import BERTConfig
+from bert.errors import UserError
 
 # The first with LayerNormalization.
 OPSET = 17
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+_MOST_BYTES = 2**31 - 1  # of a protobuf message
 # Added to the attention scores of padding: exp of it is 0 in float32.
 _MASKED = -10000.0
 
@@ -34,10 +40,10 @@ class _Graph:
         self.arrays = arrays
         self.config = config
         self.nodes: list[onnx.NodeProto] = []
-        self.initializers: list[onnx.TensorProto] = []
+        self.constants: dict[str, np.ndarray] = {}
 
     def constant(self, name: str, value: ArrayLike) -> str:
-        self.initializers.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
+        self.constants[name] = np.asarray(value)
         return name
 
     def node(self, kind: str, *inputs: str, name: str, **attributes) -> str:
@@ -59,13 +65,19 @@ class _Graph:
         return self.node("LayerNormalization", *inputs, name=name, axis=-1, epsilon=epsilon)
 
 
-def build(
-    arrays: dict[str, np.ndarray], config: BERTConfig, half_embeddings: bool = False
-) -> onnx.ModelProto:
-    """Return the graph of a classifier.
+def write(
+    path: Path, arrays: dict[str, np.ndarray], config: BERTConfig, half_embeddings: bool = False
+) -> None:
+    """Write a classifier as an ONNX file.
+
+    Its inputs are ``input_ids``, ``attention_mask`` (1 for a token, 0 for padding, which comes
+    last) and ``token_type_ids``, int64 ``[batch, sequence]``; its output is ``logits`` float32
+    ``[batch, labels]``. The graph is checked by ``onnx.checker``. Besides ``arrays`` it needs the
+    memory of their largest one.
 
     Parameters
     ----------
+    path : Path
     arrays : dict of str to float32 arrays
         The parameters of a :class:`bert.classifier.BERTClassifier`, by structural name.
     config : BERTConfig
@@ -73,12 +85,11 @@ def build(
         Keep the word embeddings, half of a small model, in float16: for a model that will be
         quantized, because 8 bits hurt the embeddings more than the products.
 
-    Returns
-    -------
-    onnx.ModelProto
-        Inputs ``input_ids``, ``attention_mask`` (1 for a token, 0 for padding, which comes last)
-        and ``token_type_ids``, int64 ``[batch, sequence]``; output ``logits`` float32
-        ``[batch, labels]``. Checked by ``onnx.checker``.
+    Raises
+    ------
+    UserError
+        The weights do not fit a file of ONNX.
+    OSError
     """
     graph = _Graph(arrays, config)
     for i in (0, 1, 2):
@@ -98,7 +109,7 @@ def build(
     pooled = graph.node("Tanh", graph.dense(hidden, "bert.pooler", "pooler"), name="pooler/Tanh")
     head = [graph.weight("classifier.1.weight"), graph.weight("classifier.1.bias")]
     graph.node("Gemm", pooled, *head, name="logits", transB=1)
-    return _model(graph)
+    _write(path, graph, _checked_model(graph))
 
 
 def _embeddings(graph: _Graph, half: bool) -> str:
@@ -173,20 +184,28 @@ def _layer(graph: _Graph, layer: int, hidden: str) -> str:
     return graph.layer_norm(outer, f"{parameters}.ffn.layer_norm", f"{site}/ffn_2/LayerNorm")
 
 
-def _model(graph: _Graph) -> onnx.ModelProto:
-    """Return the finished, checked model."""
+def _checked_model(graph: _Graph) -> ModelProto:
+    """Return the finished model without its constants, checked."""
     tokens = ("batch", "sequence")
     logits = ("batch", len(graph.arrays["classifier.1.bias"]))
     tensor = helper.make_tensor_value_info
     # Declared because it cannot be inferred, and ONNX Runtime fuses only nodes of known shapes.
     embedding = tensor("embedding", TensorProto.FLOAT, (*tokens, graph.config.units))
+    inputs = [tensor(name, TensorProto.INT64, tokens) for name in INPUTS]
+    # To the checker, a weight is an input of its type and shape.
+    small, large = [], []
+    for name, array in graph.constants.items():
+        if array.size <= len(graph.constants["heads"]):
+            small.append(onnx.numpy_helper.from_array(array, name))
+        else:
+            large.append(tensor(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape))
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,
             "bert_classifier",
-            [tensor(name, TensorProto.INT64, tokens) for name in INPUTS],
+            inputs + large,
             [tensor("logits", TensorProto.FLOAT, logits)],
-            graph.initializers,
+            small,
             value_info=[embedding],
         ),
         opset_imports=[helper.make_opsetid("", OPSET)],
@@ -194,4 +213,59 @@ def _model(graph: _Graph) -> onnx.ModelProto:
         producer_name="finetune_classifier",
     )
     onnx.checker.check_model(model, full_check=True)
+    del model.graph.initializer[:], model.graph.input[len(inputs) :]
     return model
+
+
+def _write(path: Path, graph: _Graph, model: ModelProto) -> None:
+    """Write what ``onnx.save`` writes for the model with its constants, byte for byte.
+
+    Protobuf writes the fields of a message in the order of their numbers; the constants are a field
+    in the middle of the graph, and the graph is one in the middle of the model.
+    """
+    heads = [
+        TensorProto(
+            dims=array.shape, data_type=helper.np_dtype_to_tensor_dtype(array.dtype), name=name
+        ).SerializeToString()
+        + _field(TensorProto.RAW_DATA_FIELD_NUMBER, array.nbytes)
+        for name, array in graph.constants.items()
+    ]
+    heads = [
+        _field(GraphProto.INITIALIZER_FIELD_NUMBER, len(head) + array.nbytes) + head
+        for head, array in zip(heads, graph.constants.values(), strict=True)
+    ]
+    first = GraphProto(node=model.graph.node, name=model.graph.name).SerializeToString()
+    for field in ("node", "name"):
+        model.graph.ClearField(field)
+    last = model.graph.SerializeToString()
+    size = sum(map(len, [first, *heads, last])) + sum(a.nbytes for a in graph.constants.values())
+    if size > _MOST_BYTES:
+        raise UserError(
+            f"an ONNX file has at most {_MOST_BYTES:,} bytes, and this model needs {size:,}: "
+            "choose another --format"
+        )
+    opset = ModelProto(opset_import=model.opset_import).SerializeToString()
+    for field in ("graph", "opset_import"):
+        model.ClearField(field)
+    with path.open("wb") as file:
+        file.write(model.SerializeToString())
+        file.write(_field(ModelProto.GRAPH_FIELD_NUMBER, size) + first)
+        for head, array in zip(heads, graph.constants.values(), strict=True):
+            file.write(head)
+            file.write(np.ascontiguousarray(array).data.cast("B"))
+        file.write(last + opset)
+
+
+def _field(number: int, length: int) -> bytes:
+    """Return how protobuf begins a field of so many bytes."""
+    return _varint(number << 3 | 2) + _varint(length)
+
+
+def _varint(number: int) -> bytes:
+    """Return a number as protobuf writes it: 7 bits a byte, the low ones first."""
+    content = bytearray()
+    while number > 0x7F:
+        content.append(number & 0x7F | 0x80)
+        number >>= 7
+    content.append(number)
+    return bytes(content)

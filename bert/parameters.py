@@ -8,9 +8,12 @@ after the magic number, which MXNet reserves, writes as 0 and ignores.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import hashlib
 import math
 import struct
+from contextlib import suppress
 from pathlib import Path
 
 import mxnet as mx
@@ -141,6 +144,13 @@ def parameters_of(net: Block) -> dict[str, mx.gluon.Parameter]:
 def arrays_of(net: Block) -> dict[str, np.ndarray]:
     """Return a copy of a network's parameters, by structural name."""
     return {name: p.list_data()[0].asnumpy() for name, p in parameters_of(net).items()}
+
+
+def release_memory() -> None:
+    """Give the system back the memory of networks and arrays that are no longer used."""
+    gc.collect()  # Gluon's blocks refer to each other
+    with suppress(OSError, AttributeError):  # glibc keeps what is free between blocks that are not
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def set_parameters(

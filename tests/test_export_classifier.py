@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import mxnet as mx
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from conftest import run_script, write_mrpc
+from conftest import ROOT, run_script, write_mrpc
 from helpers import FLAGS, write_sentences
 
 import export_classifier
-from bert import onnx_graph
-from bert.classifier import load_classifier
-from bert.parameters import parameters_of, read_params, write_params
+from bert import get_model, onnx_graph
+from bert.classifier import BERTClassifier, load_classifier
+from bert.config import BERTConfig
+from bert.errors import UserError
+from bert.parameters import arrays_of, parameters_of, read_params, write_params
 from dataset import DEV_EXAMPLES, TokenizedExamples, padded_batch
 from finetuning.results.export_formats import FORMATS
 
@@ -247,12 +251,12 @@ def test_a_folder_that_cannot_be_exported_is_one_sentence(damage, run_folder, tm
 
 def test_an_export_that_computes_something_else_is_not_kept(run_folder, tmp_path, monkeypatch):
     # Another bias in the graph: what a wrong table of names would do.
-    build = onnx_graph.build
+    write = onnx_graph.write
     monkeypatch.setattr(
         onnx_graph,
-        "build",
-        lambda arrays, config: build(
-            {**arrays, "bert.pooler.bias": arrays["bert.pooler.bias"] + 1}, config
+        "write",
+        lambda path, arrays, config: write(
+            path, {**arrays, "bert.pooler.bias": arrays["bert.pooler.bias"] + 1}, config
         ),
     )
     assert export(run_folder, tmp_path / "exported", "--format", "onnx") == 1
@@ -269,17 +273,18 @@ def test_flags_that_do_not_go_together(run_folder, tmp_path, capsys):
     assert "already exists" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("length", [1, 2, 7, 48])
-def test_the_onnx_graph_is_the_network_at_every_length(tiny_bert, tiny_config, length):
-    from bert import get_model
-    from bert.classifier import BERTClassifier
-
-    bert, _ = get_model(str(tiny_bert), cls_only=True)
-    net = BERTClassifier(bert, 3)
+def small_network(tiny_bert):
+    net = BERTClassifier(get_model(str(tiny_bert), cls_only=True)[0], 3)
     net.classifier.initialize(mx.init.Normal(0.5))
+    return net
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 48])
+def test_the_onnx_graph_is_the_network_at_every_length(tiny_bert, tiny_config, tmp_path, length):
+    net = small_network(tiny_bert)
     arrays = {name: p.data().asnumpy() for name, p in parameters_of(net).items()}
-    model = onnx_graph.build(arrays, tiny_config)
-    session = onnxruntime.InferenceSession(model.SerializeToString())
+    onnx_graph.write(tmp_path / "model.onnx", arrays, tiny_config)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     random = np.random.default_rng(length)
     ids = random.integers(0, tiny_config.vocab_size, (5, length))
     types = random.integers(0, 2, (5, length))
@@ -290,6 +295,48 @@ def test_the_onnx_graph_is_the_network_at_every_length(tiny_bert, tiny_config, l
     )
     expected = net(*(mx.nd.array(array, dtype="int32") for array in (ids, types, valid)))
     np.testing.assert_allclose(logits, expected.asnumpy(), atol=2e-5)
+
+
+@pytest.mark.parametrize("half_embeddings", [False, True])
+def test_an_onnx_file_has_the_bytes_that_onnx_itself_writes(
+    tiny_bert, tiny_config, tmp_path, half_embeddings
+):
+    net = small_network(tiny_bert)
+    onnx_graph.write(tmp_path / "ours.onnx", arrays_of(net), tiny_config, half_embeddings)
+    onnx.save(onnx.load(tmp_path / "ours.onnx"), tmp_path / "theirs.onnx")
+    assert (tmp_path / "ours.onnx").read_bytes() == (tmp_path / "theirs.onnx").read_bytes()
+
+
+def test_an_onnx_file_is_written_in_little_memory_besides_the_weights(tmp_path):
+    config = BERTConfig(60_000, num_layers=1, units=512, hidden_size=512, num_heads=8)
+    script = f"""
+import resource, sys
+sys.path.insert(0, {str(ROOT)!r})
+import numpy as np
+from pathlib import Path
+from bert import onnx_graph
+from bert.config import BERTConfig, parameter_shapes
+config = {config!r}
+arrays = {{"bert." + n: np.ones(s, "f4") for n, s in parameter_shapes(config).items()}}
+arrays |= {{"classifier.1.weight": np.ones((2, 512), "f4"), "classifier.1.bias": np.ones(2, "f4")}}
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+onnx_graph.write(Path({str(tmp_path / "model.onnx")!r}), arrays, config)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    size = (tmp_path / "model.onnx").stat().st_size
+    assert size > 120e6 and int(run.stdout) * 1024 < 0.2 * size
+
+
+def test_weights_beyond_what_an_onnx_file_holds_are_refused(tiny_bert, tiny_config, tmp_path):
+    shape = (2**31 // (4 * tiny_config.units) + 1, tiny_config.units)
+    table = np.lib.stride_tricks.as_strided(np.ones(1, np.float32), shape, (0, 0))
+    net = small_network(tiny_bert)
+    arrays = {**arrays_of(net), "bert.word_embed.0.weight": table}
+    with pytest.raises(UserError, match="at most 2,147,483,647 bytes"):
+        onnx_graph.write(tmp_path / "model.onnx", arrays, tiny_config)
+    assert not (tmp_path / "model.onnx").exists()
 
 
 def test_the_script_runs_from_the_shell(finetune_here, tmp_path):

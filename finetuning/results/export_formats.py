@@ -79,13 +79,10 @@ def _block_compute(block: mx.gluon.HybridBlock) -> Compute:
 
 
 def write_onnx(folder: Path, model: Classifier) -> None:
-    import onnx
-
     from bert import export, onnx_graph
     from bert.parameters import arrays_of
 
-    graph = onnx_graph.build(arrays_of(model.net), model.net.bert.config)
-    onnx.save(graph, folder / "model.onnx")
+    onnx_graph.write(folder / "model.onnx", arrays_of(model.net), model.net.bert.config)
     export.write_tokenizer_and_config(folder, model.config, model.tokenizer)
 
 
@@ -98,18 +95,21 @@ def quantize_onnx(folder: Path, model: Classifier) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     from bert import onnx_graph
-    from bert.parameters import arrays_of
+    from bert.parameters import arrays_of, release_memory
 
-    graph = onnx_graph.build(arrays_of(model.net), model.net.bert.config, half_embeddings=True)
+    float32 = folder / "float32.onnx"
+    onnx_graph.write(float32, arrays_of(model.net), model.net.bert.config, half_embeddings=True)
+    release_memory()
     logging.disable(logging.WARNING)  # it recommends what this graph does not need
     quantize_dynamic(
-        graph,
+        float32,
         folder / "model.onnx",
         op_types_to_quantize=["MatMul", "Gemm"],
         per_channel=True,
         weight_type=QuantType.QInt8,
     )
     logging.disable(logging.NOTSET)
+    float32.unlink()
 
 
 def read_onnx(folder: Path) -> Compute:

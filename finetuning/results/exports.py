@@ -14,7 +14,7 @@ from tqdm import tqdm
 from bert.classifier import Classifier, load_classifier
 from bert.errors import RunError, UserError
 from bert.files import write_text
-from bert.parameters import read_params
+from bert.parameters import read_params, release_memory
 from bert.terminal import say, shown
 from dataset import DEV_EXAMPLES, TokenizedExamples, evaluation_batches, padded_batch
 from finetuning import console
@@ -50,9 +50,7 @@ def export(args: argparse.Namespace) -> None:
     format, run = FORMATS[args.format], Path(args.model_dir)
     run = run if run.is_dir() else run.parent
     out = folder_target(Path(args.output_dir), [run], args.overwrite, is_export)
-    model = load_classifier(args.model_dir)
-    arguments = read_results(run, task_from_config(model.config))["arguments"]
-    check = load_check(run, args, arguments)
+    check = load_check(run, args)
     say(f"comparing labels and logits of the run's {len(check.examples)} dev examples")
     rows = [check.row("this project", check.logits, (run / "model.params").stat().st_size)]
     steps = [(args.format, format.write, _TOLERANCE)]
@@ -62,7 +60,13 @@ def export(args: argparse.Namespace) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing_folder(out) as folder:
         for name, write, tolerance in steps:
+            # Loaded for each step: an export is read back without the network in memory.
+            release_memory()
+            model = load_classifier(args.model_dir)
+            config = model.config
             write(folder, model)
+            del model
+            release_memory()
             logits = logits_by(format.read(folder), check.examples, args.batch_size)
             difference = float(np.abs(logits - check.logits).max())
             if not difference <= tolerance:
@@ -71,7 +75,7 @@ def export(args: argparse.Namespace) -> None:
                     "nothing of it was kept"
                 )
             rows.append(check.row(name, logits, _bytes_of_weights(folder)))
-        card = model_card.export_text(model.config, arguments, format, [check.header, *rows])
+        card = model_card.export_text(config, check.arguments, format, [check.header, *rows])
         write_text(folder / "README.md", card)
     say(console.table(check.header, rows))
     say(shown(f"written to {out}: {', '.join(sorted(path.name for path in out.iterdir()))}"))
@@ -89,6 +93,7 @@ class Check:
     task: Task
     examples: TokenizedExamples
     logits: np.ndarray  # [examples, outputs], as predict.py computes them
+    arguments: dict  # the run's, from metrics.json
 
     @property
     def header(self) -> list[str]:
@@ -118,7 +123,7 @@ def _bytes_of_weights(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir() if path.suffix in _WEIGHTS)
 
 
-def load_check(run: Path, args: argparse.Namespace, arguments: dict) -> Check:
+def load_check(run: Path, args: argparse.Namespace) -> Check:
     """Read what a run was measured on, and compute its logits again.
 
     Raises
@@ -128,6 +133,7 @@ def load_check(run: Path, args: argparse.Namespace, arguments: dict) -> Check:
     """
     model = load_classifier(args.model_dir)
     task = task_from_config(model.config)
+    arguments = read_results(run, task)["arguments"]
     examples = read_dev_examples(run, model, task)
     recorded = read_predictions(run / "dev_predictions.tsv", task, len(examples)).logits
     model.compile()
@@ -138,7 +144,7 @@ def load_check(run: Path, args: argparse.Namespace, arguments: dict) -> Check:
             f"{run}: model.params does not give the predictions in dev_predictions.tsv: is a run "
             "still writing there?"
         )
-    return Check(task, examples, logits)
+    return Check(task, examples, logits, arguments)
 
 
 def read_dev_examples(run: Path, model: Classifier, task: Task) -> TokenizedExamples:
