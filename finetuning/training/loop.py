@@ -18,6 +18,7 @@ from finetuning.results.tensorboard_events import EventFile
 from finetuning.training import checkpoint
 from finetuning.training.evaluation import Evaluation
 from finetuning.training.folder import claim
+from finetuning.training.inputs import OutOfMemoryError
 from finetuning.training.losses import loss_for
 from finetuning.training.record import read_record
 from finetuning.training.run import Run
@@ -61,9 +62,12 @@ def train_epochs(run: Run, trainer: Trainer, state: RunState) -> None:
             if state.evaluation_due:
                 try:
                     evaluation = Evaluation(run, check)
+                    improved = state.record(evaluation)
                 except signals.Interrupted:
                     break  # resuming repeats the evaluation
-                improved = state.record(evaluation)
+                except (MemoryError, OutOfMemoryError):
+                    state.save(with_checkpoint=True)  # what was trained can be resumed
+                    raise
                 events.add(trainer.updates, _named("dev", evaluation.metrics))
                 log_evaluation(trainer.updates, state.epoch, evaluation, improved)
                 interrupted, late = workers.agree(signals.received(), state.checkpoint_late)

@@ -165,9 +165,10 @@ class RunState:
         best = self.results["best"]
         improved = best is None or rank(dev_metrics, metric) > rank(best["dev"], metric)
         if improved:
-            about = {"epoch": epoch, "update": update, "dev": dev_metrics}
-            self.results["best"] = {**about, **evaluation.by_class()}
+            about = {"epoch": epoch, "update": update, "dev": dev_metrics, **evaluation.by_class()}
+            # What needs memory comes before anything is changed.
             self._best, self.predictions = self._trainer.parameter_arrays(), evaluation.files()
+            self.results["best"] = about
             self._best_is_new = True
         if update in (epoch * self._trainer.updates_per_epoch, self._trainer.total_updates):
             samples, seconds = self._epoch["samples"], self._trainer.seconds

@@ -17,6 +17,7 @@ import pytest
 from conftest import ROOT, run_script, write_mrpc
 
 from bert.parameters import read_params, write_params
+from finetuning.training import evaluation
 
 LONG_RUN = ("--epochs", "12", "--eval_steps", "20")  # 300 updates
 SHORT_RUN = ("--epochs", "2", "--max_train_samples", "60")  # 8 updates
@@ -342,6 +343,26 @@ def test_a_batch_that_needs_too_much_memory_says_what_to_lower(tiny_bert, tmp_pa
     process = start(tiny_bert, data, tmp_path / "out", *flags, preexec_fn=limit)
     code, _, err = finish(process)
     assert code == 1 and "12000 examples of up to" in err and "lower --batch_size" in err, err
+
+
+@pytest.mark.parametrize("part", ["predict", "predictions_text"])
+def test_an_evaluation_without_enough_memory_does_not_lose_the_training(
+    finetune_here, data, monkeypatch, capsys, part
+):
+    flags = ("--data_dir", data, "--num_threads", "1", *SHORT_RUN)
+    code, undisturbed = finetune_here(*flags, out="undisturbed")
+    assert code == 0
+
+    def no_memory(*arguments):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, part, no_memory)
+        code, out = finetune_here(*flags)
+    assert code == 1 and "there is not enough memory" in capsys.readouterr().err
+    code, _ = finetune_here(*flags, "--resume")
+    assert code == 0 and "resumed   after update 2 of 4" in capsys.readouterr().out
+    assert results(out) == results(undisturbed)
 
 
 def test_an_output_folder_that_is_removed_under_a_run_ends_it_in_a_sentence(
