@@ -50,6 +50,7 @@ import os
 import platform
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -208,7 +209,7 @@ def _find_or_build(folder: Path, key: str, command: list[str]) -> Path:
     make_private(folder)  # whoever can write there decides what is loaded
     library = folder / f"bert-{key}.so"
     with contextlib.suppress(OSError):
-        os.utime(library)  # the time of its last use, for _clean
+        os.utime(library, follow_symlinks=False)  # the time of its last use, for _clean
     if not _is_whole(library):
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             _build(command, Path(scratch), library)
@@ -217,7 +218,7 @@ def _find_or_build(folder: Path, key: str, command: list[str]) -> Path:
 
 
 def _clean(folder: Path) -> None:
-    """Delete the libraries that have not been used for longest.
+    """Delete the libraries that have not been used for longest, and what killed builds left.
 
     Another process that is about to load a library has just set its time. One that has loaded it
     does not need the file any more.
@@ -228,11 +229,18 @@ def _clean(folder: Path) -> None:
             if time.time() - library.stat().st_mtime > _SURELY_KEPT_SECONDS:
                 library.with_suffix(".sha256").unlink(missing_ok=True)
                 library.unlink(missing_ok=True)
+        for scratch in folder.glob("tmp*"):  # of a build that was killed
+            if time.time() - scratch.stat().st_mtime > _SURELY_KEPT_SECONDS:
+                shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _is_whole(library: Path) -> bool:
-    """Tell whether a cached library is complete: loading a damaged one could crash."""
+    """Tell whether a cached library is complete, and nobody else can have written it."""
     with contextlib.suppress(OSError):
+        status = library.lstat()
+        others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.getuid() or others:
+            return False
         checksum = library.with_suffix(".sha256").read_text()
         return hashlib.sha256(library.read_bytes()).hexdigest() == checksum
     return False
@@ -251,6 +259,7 @@ def _build(command: list[str], scratch: Path, library: Path) -> None:
         raise _BuildFailed(f"the C++ compiler failed: {complaint}") from None
     checksum = scratch / "sha256"
     checksum.write_text(hashlib.sha256(built.read_bytes()).hexdigest())
+    built.chmod(0o700)  # whatever the umask
     # Two processes that build at once rename the same content; either order leaves a complete
     # pair, or a pair that does not match, which is built again.
     built.replace(library)

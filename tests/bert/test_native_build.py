@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import subprocess
@@ -88,11 +89,16 @@ def test_libraries_that_are_no_longer_used_are_deleted(compiler, tmp_path):
             path = folder / f"bert-{days}-days-old{ending}"
             path.write_text("")
             os.utime(path, (time.time() - days * 86400 - 60,) * 2)
+    for name, days in (("tmpkilled", 2), ("tmpbuilds", 0)):  # what builds work in
+        (folder / name).mkdir()
+        (folder / name / "cc.s").touch()
+        os.utime(folder / name, (time.time() - days * 86400,) * 2)
     assert load_elsewhere(CXX=compiler, MXNET_HOME=str(tmp_path)).returncode == 0
     kept = {path.stem for path in folder.glob("*.so")}
     (built,) = (stem for stem in kept if "days" not in stem)
     assert kept == {built} | {f"bert-{days}-days-old" for days in range(7)}
     assert {path.stem for path in folder.glob("*.sha256")} == kept
+    assert [path.name for path in folder.glob("tmp*")] == ["tmpbuilds"]
 
 
 def test_two_processes_that_build_at_once_both_load(compiler, tmp_path):
@@ -164,6 +170,23 @@ def test_a_library_that_somebody_else_could_have_written_is_not_loaded(tmp_path)
     (tmp_path / "native").chmod(0o777)
     with pytest.raises(PermissionError, match="somebody else"):
         native._find_or_build(tmp_path / "native", "key", ["false"])
+
+
+@pytest.mark.parametrize("change", ["mode", "link"])
+def test_a_library_that_is_not_ours_alone_is_built_again(tmp_path, change):
+    folder = tmp_path / "native"
+    folder.mkdir(mode=0o700)
+    library = folder / "bert-key.so"
+    library.write_bytes(b"code")
+    library.with_suffix(".sha256").write_text(hashlib.sha256(b"code").hexdigest())
+    assert native._find_or_build(folder, "key", ["false"]) == library
+    if change == "mode":
+        library.chmod(0o666)
+    else:
+        library.rename(tmp_path / "elsewhere.so")
+        library.symlink_to(tmp_path / "elsewhere.so")
+    with pytest.raises(native.NativeUnavailable, match="the C\\+\\+ compiler failed"):
+        native._find_or_build(folder, "key", ["false"])
 
 
 def test_a_library_that_mxnet_does_not_take_is_reported(tmp_path):
