@@ -52,6 +52,8 @@ class Archive:
     def size(self) -> int:
         """Return the bytes of the found members; raises BadZipFile if they cannot be a task's."""
         for member in self._members.values():
+            if member.flag_bits & 1:
+                raise zipfile.BadZipFile("it is encrypted")
             # The other methods may need gigabytes of memory.
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise zipfile.BadZipFile("its compression is not that of GLUE's files")

@@ -170,7 +170,8 @@ class Downloader:
             path.unlink()
             why = str(error) or type(error).__name__
             raise RunError(
-                f"{_public(address)} is damaged ({why}): run the command again"
+                f"{_public(address)} is damaged ({why}): run the command again, or pass --mirror "
+                "URL of another server"
             ) from None
 
     def fetch(self, download: Download) -> Path:
