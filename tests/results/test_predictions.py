@@ -57,7 +57,7 @@ def test_a_text_may_be_long(tmp_path):
     examples = Examples([text], None, np.array([1], np.int32))
     (tmp_path / "x.tsv").write_text(mistakes_text(examples, LOGITS[:1], TASK))
     limit = csv.field_size_limit()
-    assert read_rows(tmp_path / "x.tsv")[1][4] == text
+    assert list(read_rows(tmp_path / "x.tsv"))[1][4] == text
     assert csv.field_size_limit() == limit
 
 
