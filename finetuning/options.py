@@ -53,10 +53,14 @@ class Options:
         The names of the flags that were on the command line, or on that of the run to resume.
     argv : tuple of str
         These flags with their values, as typed.
+    grid : tuple of (str, tuple)
+        The flags of :data:`GRID` that have several values, and those; the field of such a flag is
+        the first.
     """
 
     given: frozenset[str] = frozenset()
     argv: tuple[str, ...] = field(default=(), compare=False)
+    grid: tuple[tuple[str, tuple], ...] = ()
 
     # A table: default, type, placeholder, help.
     # fmt: off
@@ -113,14 +117,18 @@ class Options:
         "fine-tuned model to start from or to evaluate: a run's output folder, or the .params "
         "file in it; its config.json sets task, model and --max_len")
 
-    batch_size: int = flag(32, _COUNT, "N", "examples per batch, over all devices",
+    batch_size: int = flag(32, numbers(_COUNT, "a size"), "N",
+        "examples per batch, over all devices; several (16,32): train once with each, also "
+        "crossed with several --lr, --epochs and --seeds, and compare the models",
         decides=True, group="training")
     optimizer: str = flag("bertadam", _OPTIMIZER, "NAME",
         "bertadam: decoupled weight decay, no bias correction; adamw: with bias correction; "
         "adam (epsilon is added before the bias correction), sgd: MXNet's",
         decides=True)
-    epochs: int = flag(3, _COUNT, "N", "passes over the training data", decides=True)
-    lr: float = flag(5e-5, _POSITIVE, "RATE", "peak learning rate", decides=True)
+    epochs: int = flag(3, numbers(_COUNT, "a number"), "N",
+        "passes over the training data; several: as --batch_size", decides=True)
+    lr: float = flag(5e-5, numbers(_POSITIVE, "a rate"), "RATE",
+        "peak learning rate; several: as --batch_size", decides=True)
     epsilon: float = flag(1e-6, _POSITIVE, "E", "added to Adam's denominator", decides=True)
     weight_decay: float = flag(0.01, number(float, 0), "W",
         "weight decay for everything except biases and LayerNorm", decides=True)
@@ -246,6 +254,8 @@ def _same_columns(options: Options) -> bool:
     return len(set(names)) < len(names)
 
 
+# Flags that take several values.
+GRID = ("lr", "epochs", "batch_size")
 _FILES = "train_file dev_file test_file"
 _DEV = {"dev_file", "dev_fraction", "folds"}
 
@@ -283,6 +293,13 @@ RULES: tuple[Rule[Options], ...] = (
         excludes="pretrained_bert_parameters model_parameters"),
     Rule("resume", "--resume continues a run, --overwrite deletes it", excludes="overwrite"),
     Rule("seeds", "--seeds trains once per seed", excludes="seed folds"),
+    Rule(lambda o: bool(o.grid), "several values of --lr, --epochs or --batch_size train several "
+        "models", excludes="folds check only_inference"),
+    Rule(lambda o: bool(o.grid) and o.training_steps is not None and "epochs" in dict(o.grid),
+        "--training_steps replaces --epochs: give one value of --epochs"),
+    Rule(lambda o: bool(o.grid) and o.comm_backend == "horovod",
+        "--comm_backend horovod trains one model: give one value of --lr, --epochs and "
+        "--batch_size"),
     Rule(lambda o: bool(o.tensorboard) and _missing("tensorboard"),
         "--tensorboard: TensorBoard is not installed; run pip install tensorboard"),
     Rule(lambda o: o.dtype == "float16", "--dtype float16 (on a CPU, use bfloat16)", needs="gpu"),
@@ -337,7 +354,10 @@ def parse(description: str | None, argv: list[str] | None = None) -> Options:
         say(f"{parser.prog}: note: --{name} is not needed: {NEEDLESS[name]}", sys.stderr)
         del values[name]
     kept = tuple(text for text in argv if text not in ("--resume", "--overwrite"))
-    options = Options(**values, given=frozenset(values), argv=kept)
+    lists = {name: values[name] for name in GRID if name in values}
+    values.update((name, found[0]) for name, found in lists.items())
+    grid = tuple((name, found) for name, found in lists.items() if len(found) > 1)
+    options = Options(**values, given=frozenset(values), argv=kept, grid=grid)
     for rule in RULES:
         if complaint := rule.complaint(options, options.given):
             parser.error(complaint)

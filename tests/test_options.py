@@ -59,8 +59,8 @@ def test_every_flag_is_in_the_help_in_whole_words_and_within_the_terminal(help_t
 def test_defaults_are_in_the_help(help_text):
     text = " ".join(help_text[0].split())
     for sentence in (
-        "peak learning rate (default: 5e-5)",
-        "passes over the training data (default: 3)",
+        "peak learning rate; several: as --batch_size (default: 5e-5)",
+        "passes over the training data; several: as --batch_size (default: 3)",
         "per task (default: $GLUE_DIR)",
         "(default: 0: stop at the first)",
     ):
@@ -124,6 +124,9 @@ BREAKS = (
     (*MODEL, "--revision", "v1"),
     ("--resume", "--overwrite"),
     ("--seeds", "1,2", "--seed", "1"),
+    ("--lr", "1e-4,2e-4", "--check"),
+    ("--epochs", "2,3", "--training_steps", "9"),
+    ("--lr", "1e-4,2e-4", "--comm_backend", "horovod"),
     ("--tensorboard",),
     ("--dtype", "float16"),
     ("--dtype", "bfloat16", "--gpu"),

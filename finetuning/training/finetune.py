@@ -55,6 +55,8 @@ def finetune(options: Options) -> None:
             evaluate_only(run)
         elif options.folds:
             repeats.cross_validate(run, train_and_report)
+        elif options.grid:
+            repeats.train_grid(run, train_and_report)
         elif options.seeds:
             repeats.train_seeds(run, train_and_report)
         else:
@@ -114,6 +116,8 @@ def check_output_folder(options: Options, folder: Path) -> None:
 
 def kind_of(options: Options) -> str:
     """Return what a folder's record calls a run with these options."""
+    if options.grid:
+        return "grid"
     return "seeds" if options.seeds else "folds" if options.folds else "single"
 
 

@@ -11,7 +11,12 @@ from bert.errors import UserError
 from bert.files import read_json
 
 RECORD = "run.json"
-KINDS = {"single": "a run", "seeds": "the runs of --seeds", "folds": "the runs of --folds"}
+KINDS = {
+    "single": "a run",
+    "seeds": "the runs of --seeds",
+    "folds": "the runs of --folds",
+    "grid": "the runs of a grid",
+}
 # Files that a run writes and no other program is expected to have in the same folder.
 RESULT_FILES = (
     "config.json",
@@ -29,7 +34,9 @@ NAMES = re.compile(
     + r"|eval_metrics\.json|test_predictions\.tsv|skipped_rows\.tsv|README\.md"
     r"|predictions/[A-Za-z0-9-]+\.tsv|checkpoint-\d+\.params|events\.out\.tfevents\.[\w.-]+"
 )
-PARTS = re.compile(r"(seed-|fold_)\d+")
+# The folders of runs in it; of a grid: lr-5e-05_epochs-3.
+_CELL = r"(lr|epochs|batch_size)-[0-9.e+-]+"
+PARTS = re.compile(rf"(seed-|fold_)\d+|{_CELL}(_{_CELL})*")
 IDENTITY = schema.fields(
     {"arguments": schema.entries(schema.anything), "contents": schema.entries(schema.text)}
 )
@@ -57,7 +64,7 @@ class Record:
     files : list of str
         Paths relative to the folder. ``train.log`` is not among them: it is kept.
     parts : list of str
-        Folders of runs in it: one per seed or fold.
+        Folders of runs in it: one per seed, fold or cell of a grid.
     finished : dict or None
         The identity of the run (see :meth:`Run.identity`), once it has finished.
     """

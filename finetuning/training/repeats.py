@@ -1,7 +1,8 @@
-"""Repeated training from the same start: the folds of a cross-validation, several seeds."""
+"""Repeated training from the same start: folds of a cross-validation, seeds, a grid of flags."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +18,7 @@ from finetuning.console import log
 from finetuning.data import summary
 from finetuning.data.splits import Dataset, folds, read_splits, tokenize_splits
 from finetuning.data.tasks import task_from_config
+from finetuning.options import Options
 from finetuning.results.metrics import rank
 from finetuning.training.folder import begin, claim, locked
 from finetuning.training.run import Run
@@ -55,11 +57,16 @@ def cross_validate(run: Run, train: Train) -> None:
     log.info(f"scores are from each fold's best epoch; files are in {run.folder}")
 
 
-def train_seeds(run: Run, train: Train) -> None:
+def train_seeds(run: Run, train: Train) -> list[dict[str, float]]:
     """Train once for every seed of --seeds, into folder/seed-N, as a run of that seed alone.
 
     The data of ``run`` are those of the first seed; they are read again only where a seed chooses
     its examples.
+
+    Returns
+    -------
+    list of dict
+        Each seed's best dev scores.
     """
     options, data, seeds = run.options, run.data, run.options.seeds
     reset = reset_of(run)
@@ -97,14 +104,73 @@ def train_seeds(run: Run, train: Train) -> None:
         f"{run.folder / f'seed-{seeds[best]}'}, by dev {metric} {scores[best][metric]:.4f} "
         "(selected on the dev split, so slightly optimistic)"
     )
+    return scores
+
+
+def train_grid(run: Run, train: Train) -> None:
+    """Train once, or once per seed, with every combination of the flags with several values.
+
+    Devlin et al. choose batch size, learning rate and epochs so (2018, appendix A.3). A folder,
+    such as ``lr-5e-05_epochs-3``, holds what its combination alone would write.
+    """
+    options, metric = run.options, run.data.task.metrics[0]
+    names = [name for name, _ in options.grid]
+    reset = reset_of(run)
+    cells: dict[str, list[dict[str, float]]] = {}
+    rows = []
+    combinations = list(itertools.product(*(values for _, values in options.grid)))
+    for number, values in enumerate(combinations, start=1):
+        signals.check()
+        name = "_".join(f"{flag}-{value!r}" for flag, value in zip(names, values, strict=True))
+        given = [f"--{flag}={value!r}" for flag, value in zip(names, values, strict=True)]
+        cell_options = replace(
+            options,
+            grid=(),
+            argv=(*options.argv, *given),
+            **dict(zip(names, values, strict=True)),
+        )
+        cell = replace(run, options=cell_options, folder=run.folder / name)
+        reset(options.seed)
+        with part_of(run, cell.folder, cell_options):
+            console.start_logging(cell.folder / "train.log")
+            log.info(f"\n{' '.join(given)}: {number} of {len(combinations)}")
+            one = not options.seeds
+            cells[name] = [train(cell)["best"]["dev"]] if one else train_seeds(cell, train)
+        means = {**summary_of(cells[name])["mean"]}
+        rows.append([*map(str, values), *means.values()])
+    console.start_logging(run.folder / "train.log")
+    found = {name: {"scores": scores, **summary_of(scores)} for name, scores in cells.items()}
+    order = sorted(found, key=lambda name: rank(found[name]["mean"], metric), reverse=True)
+    arguments = {name: x for name, x in options.deciding().items() if name not in names}
+    results = {"task": run.data.task.name, "arguments": arguments, "grid": found, "best": order[0]}
+    claim(run.folder, "metrics.json")
+    write_json(run.folder / "metrics.json", results)
+    columns = [f"dev {name}" for name in next(iter(cells.values()))[0]]
+    log.info("\n" + console.table([*names, *columns], rows))
+    best, second = (found[name] for name in order[:2])
+    deviation = best["standard_deviation"][metric]
+    spread = "" if deviation is None else f" ± {deviation:.4f}"
+    log.info(
+        f"best by the mean of dev {metric}: {order[0]}, {best['mean'][metric]:.4f}{spread} over "
+        f"{len(cells[order[0]])} seeds; files are in {run.folder}"
+    )
+    ahead = best["mean"][metric] - second["mean"][metric]
+    if deviation is None:
+        log.warning("warning: one seed each does not tell luck from merit: add --seeds 1,2,3")
+    elif ahead < deviation:
+        log.warning(
+            f"warning: it is ahead of {order[1]} by {ahead:.4f}, less than its own spread over "
+            "seeds: the two may be equally good"
+        )
 
 
 @contextmanager
-def part_of(run: Run, folder: Path) -> Iterator[None]:
-    """Record and lock the folder of one seed or fold."""
+def part_of(run: Run, folder: Path, options: Options | None = None) -> Iterator[None]:
+    """Record and lock the folder of one seed or fold, or of a grid's cell, which has options."""
+    kind = "seeds" if options and options.seeds else "single"
     claim(run.folder, folder.name)
     with locked(folder):
-        begin(folder, "single", replace(run.options, overwrite=False))
+        begin(folder, kind, replace(options or run.options, overwrite=False))
         yield
 
 

@@ -1,13 +1,17 @@
-"""Several seeds in one command: as good as one command each, and none is lost."""
+"""Several seeds, folds or flags in one command: as good as one command each, and none is lost."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from conftest import write_mrpc
+from conftest import ROOT, write_mrpc
 from helpers import FLAGS, write_sentences
+
+from finetuning.results.metrics import rank
 
 RUN = ("--epochs", "2", "--lr", "1e-3", "--batch_size", "8")
 
@@ -109,3 +113,78 @@ def test_the_predictions_of_all_folds_have_each_row_of_the_file_once(finetune_he
     predictions = [path.read_text().splitlines() for path in out.glob("*/dev_predictions.tsv")]
     rows = [int(line.split("\t")[0]) for lines in predictions for line in lines[1:]]
     assert len(predictions) == 3 and sorted(rows) == list(range(1, 31))
+
+
+GRID = ("--epochs", "1,2", "--lr", "1e-3,3e-3", "--batch_size", "8")
+
+
+def test_each_cell_of_a_grid_is_the_run_of_its_flags_alone(finetune_here, data, capsys):
+    code, grid = finetune_here("--data_dir", data, *GRID, "--seeds", "1,2", out="grid")
+    assert code == 0
+    printed = capsys.readouterr().out
+    found = json.loads((grid / "metrics.json").read_text())["grid"]
+    assert list(found) == [f"lr-{lr}_epochs-{n}" for lr in ("0.001", "0.003") for n in (1, 2)]
+    cell = "lr-0.003_epochs-2"
+    flags = ("--epochs", "2", "--lr", "3e-3", "--batch_size", "8", "--seed", "2")
+    code, alone = finetune_here("--data_dir", data, *flags, out="alone")
+    assert code == 0
+    for name in ("model.params", "dev_predictions.tsv", "config.json"):
+        assert (grid / cell / "seed-2" / name).read_bytes() == (alone / name).read_bytes()
+    scores = [
+        json.loads((grid / cell / f"seed-{n}/metrics.json").read_text())["best"]["dev"]
+        for n in (1, 2)
+    ]
+    assert found[cell]["scores"] == scores
+    mean = np.mean([score["accuracy"] for score in scores])
+    best = max(found, key=lambda name: rank(found[name]["mean"], "accuracy"))
+    assert found[cell]["mean"]["accuracy"] == pytest.approx(mean)
+    assert f"best by the mean of dev accuracy: {best}" in printed
+    spread = found[best]["standard_deviation"]["accuracy"]
+    means = sorted((cell["mean"]["accuracy"] for cell in found.values()), reverse=True)
+    assert ("may be equally good" in printed) == (means[0] - means[1] < spread)
+
+
+def test_a_grid_that_was_killed_and_resumed_ends_in_the_same_table(tiny_bert, data, tmp_path):
+    def start(out, *more):
+        flags = ("--pretrained_bert_parameters", tiny_bert, "--max_len", "32", "--data_dir", data)
+        command = (*flags, "--epochs", "1,2", "--lr", "1e-3,3e-3", "--output_dir", out, *more)
+        words = [sys.executable, "finetune_classifier.py", *map(str, command)]
+        return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+    whole = start(tmp_path / "whole")
+    assert whole.wait() == 0
+    killed = start(tmp_path / "killed")
+    for line in killed.stdout:
+        if "--epochs=2: 2 of 4" in line:
+            break
+    killed.kill()
+    killed.communicate()
+    assert not (tmp_path / "killed/metrics.json").exists()
+    resumed = start(tmp_path / "killed", "--resume")
+    log, _ = resumed.communicate()
+    assert resumed.returncode == 0 and "there is nothing to resume" in log
+    tables = [(tmp_path / name / "metrics.json").read_text() for name in ("whole", "killed")]
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (("--lr", "1e-3,1e-3"), "names a rate twice"),
+        (("--epochs", "1,0"), "must be at least 1"),
+        (("--lr", "1e-3,2e-3", "--check"), "leave out --check"),
+        (("--epochs", "1,2", "--training_steps", "3"), "give one value of --epochs"),
+    ],
+)
+def test_grids_that_make_no_sense_are_refused(flags, message, finetune_here, data, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        finetune_here("--data_dir", data, *flags)
+    assert stopped.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_overwriting_a_grid_removes_all_its_cells(finetune_here, data):
+    flags = ("--data_dir", data, "--training_steps", "1")
+    code, out = finetune_here(*flags, "--lr", "1e-3,3e-3")
+    assert code == 0 and (out / "lr-0.003" / "model.params").exists()
+    assert finetune_here(*flags, "--overwrite")[0] == 0
+    assert not list(out.glob("lr-*")) and (out / "model.params").exists()
