@@ -6,6 +6,7 @@ One table of names serves both directions. Loads no MXNet.
 from __future__ import annotations
 
 import json
+import stat
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from bert.config import BERTConfig, parameter_shapes
 from bert.errors import UserError
-from bert.files import read_json
+from bert.files import MOST_BYTES, read_json
 
 _NAMES_SHOWN = 6  # in an error message
 
@@ -53,6 +54,7 @@ _IGNORED_PREFIXES = ("cls.", "classifier.", "qa_outputs.", "embeddings.position_
 HEAD_NAMES = {"classifier.1.weight": "classifier.weight", "classifier.1.bias": "classifier.bias"}
 _POOLER = ("pooler.weight", "pooler.bias")
 # Type in a safetensors header -> NumPy's. NumPy has no bfloat16, the upper half of a float32.
+_PARAMETERS = (".weight", ".bias", ".gamma", ".beta")
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 _CONFIG_NAMES = {
@@ -66,6 +68,16 @@ _CONFIG_NAMES = {
     "layer_norm_eps": "layer_norm_eps",
 }
 
+# Keys of config.json that change what is computed: the value that is supported, which is also the
+# one where the key is missing, and what is wrong with others.
+_SETTINGS = {
+    "model_type": ("bert", "only BERT is supported"),
+    "hidden_act": ("gelu", "only BERT's own activation, gelu, is supported"),
+    "position_embedding_type": ("absolute", "only absolute position embeddings are supported"),
+    "is_decoder": (False, "a decoder attends to earlier tokens only, and this program encodes"),
+    "is_causal": (False, "only attention to all tokens is supported"),
+    "add_cross_attention": (False, "cross-attention is not supported"),
+}
 # Hugging Face's values for keys that old config.json files lack.
 _CONFIG_DEFAULTS = {"type_vocab_size": 2, "layer_norm_eps": 1e-12}
 
@@ -82,14 +94,21 @@ def gluon_to_huggingface(num_layers: int) -> dict[str, str]:
 
 
 def config_from_huggingface(path: Path) -> BERTConfig:
-    """Read the sizes of a BERT from Hugging Face's ``config.json`` (or a run's)."""
+    """Read the sizes of a BERT from Hugging Face's ``config.json`` (or a run's).
+
+    Raises
+    ------
+    UserError
+        It is not JSON, or describes something else than a BERT that encodes, or a BERT with a
+        setting that is not supported.
+    """
     content = read_json(path)
-    if content.get("model_type", "bert") != "bert":
-        raise UserError(f"{path} describes a {content['model_type']!r} model, not a BERT")
-    if content.get("hidden_act", "gelu") != "gelu":
-        raise UserError(f"{path}: the activation {content['hidden_act']!r} is not BERT's gelu")
-    if content.get("position_embedding_type", "absolute") != "absolute":
-        raise UserError(f"{path}: BERT has absolute position embeddings only")
+    for name, (value, problem) in _SETTINGS.items():
+        found = content.get(name, value)
+        if found != value and not (found is None and value is False):
+            raise UserError(f"{path}: {name} is {found!r}, but {problem}")
+    if content.get("quantization_config"):
+        raise UserError(f"{path}: its weights are quantized, which is not supported")
     sizes: dict[str, Any] = {}
     for ours, theirs in _CONFIG_NAMES.items():
         content.setdefault(theirs, _CONFIG_DEFAULTS.get(theirs))
@@ -98,6 +117,8 @@ def config_from_huggingface(path: Path) -> BERTConfig:
         kind = float if ours == "layer_norm_eps" else int
         if isinstance(content[theirs], bool) or not isinstance(content[theirs], (int, kind)):
             raise UserError(f"{path}: {theirs} is {content[theirs]!r}, not a number")
+        if not 0 < content[theirs] < 1 << 40:
+            raise UserError(f"{path}: {theirs} must be positive and finite")
         sizes[ours] = kind(content[theirs])
     try:
         return BERTConfig(**sizes)
@@ -120,23 +141,50 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
         The file cannot be read, or is damaged.
     """
     try:
+        _check_file(path)
         with safe_open(path, "numpy"):
             pass  # opening checks the header, and that it fits the file
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(size))
             header.pop("__metadata__", None)
+            _check_types(path, header)
             return {
                 name: _read_tensor(file, 8 + size, about)
                 for name, about in header.items()
                 if about["dtype"] in _DTYPES
             }
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    except (ValueError, OverflowError) as error:  # shapes of no elements that NumPy cannot have
+        raise UserError(f"{path}: a tensor's shape is not possible ({error})") from None
     except SafetensorError as error:
         raise UserError(
             f"{path} is damaged or not a safetensors file ({error}): download it again"
         ) from None
+
+
+def _check_file(path: Path) -> None:
+    """Raise UserError if reading a file would not end, or would fill the memory."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"cannot read {path}: it is not a regular file")
+    if status.st_size > MOST_BYTES:
+        raise UserError(
+            f"cannot read {path}: it has {status.st_size:,} bytes, more than {MOST_BYTES:,}"
+        )
+
+
+def _check_types(path: Path, header: dict) -> None:
+    """Raise UserError if parameters are of a type that is not read; other tensors are ignored."""
+    for name, about in header.items():
+        if about["dtype"] not in _DTYPES and name.endswith(_PARAMETERS):
+            raise UserError(
+                f"{path}: {name} is of type {about['dtype']}, but only F64, F32, F16 and BF16 are "
+                "supported"
+            )
 
 
 def _read_tensor(file: BinaryIO, start: int, about: dict) -> np.ndarray:
@@ -166,12 +214,16 @@ def gluon_names(
         The tensors do not match the config; the message lists which ones are missing, unexpected
         or of the wrong shape. ``source`` is the file that the message names.
     """
-    found = {}
-    for name, tensor in tensors.items():
-        name = name.removeprefix("bert.")
+    found: dict[str, np.ndarray] = {}
+    full_names = {}
+    for full_name, tensor in tensors.items():
+        name = full_name.removeprefix("bert.")
         if not name.startswith(_IGNORED_PREFIXES):
             name = name.replace("LayerNorm.gamma", "LayerNorm.weight")
-            found[name.replace("LayerNorm.beta", "LayerNorm.bias")] = tensor
+            name = name.replace("LayerNorm.beta", "LayerNorm.bias")
+            if name in found:
+                raise UserError(f"{source} has two tensors for {name}")
+            found[name], full_names[name] = tensor, full_name
     names = gluon_to_huggingface(config.num_layers)
     if not any(names[ours] in found for ours in _POOLER):
         names = {ours: theirs for ours, theirs in names.items() if ours not in _POOLER}
@@ -187,6 +239,11 @@ def gluon_names(
         raise UserError(
             f"{source} does not match its config.json; missing: {_some(missing)}; unexpected: "
             f"{_some(unexpected)}; wrong shape: {_some(misshapen)}"
+        )
+    if len({full_name.startswith("bert.") for full_name in full_names.values()}) > 1:
+        raise UserError(
+            f'{source} has tensors with and without "bert." before their name: which ones are '
+            "the model's cannot be told"
         )
     return {ours: found[theirs] for ours, theirs in names.items()}
 
