@@ -15,7 +15,7 @@ from bert.huggingface import config_from_huggingface
 from bert.modeling import INITIALIZER_RANGE, BERTModel
 from bert.parameters import read_params, set_parameters
 from bert.run_config import read_config
-from bert.tokenizer import BERTTokenizer, check_vocabulary
+from bert.tokenizer import BERTTokenizer, check_vocabulary, read_tokenizer
 
 
 class BERTClassifier(HybridBlock):
@@ -126,7 +126,7 @@ def load_classifier(
         )
     folder = parameters.parent
     config = read_config(folder)
-    tokenizer = BERTTokenizer(folder / "vocab.txt", config["do_lower_case"])
+    tokenizer = read_tokenizer(folder, config)
     bert = BERTModel(config_from_huggingface(folder / "config.json"), dropout, cls_only=True)
     if config["max_len"] > bert.config.max_length:
         raise UserError(

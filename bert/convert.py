@@ -14,9 +14,10 @@ AutoModelForSequenceClassification and AutoTokenizer open. The tensors are
 bit-identical.
 
 gluon: parameters and config, for this project and for gluonnlp: model.params,
-config.json, vocab.txt, and model.vocab for gluonnlp. --model_parameters and
-predict.py read a run's folder; --pretrained_bert_parameters reads a pretrained
-BERT's model.params. Both load into gluonnlp's own networks.
+config.json, vocab.txt (and tokenizer.json, if the tokenizer is not the original
+BERT's), and model.vocab for gluonnlp. --model_parameters and predict.py read a
+run's folder; --pretrained_bert_parameters reads a pretrained BERT's
+model.params. Both load into gluonnlp's own networks.
 (export_classifier.py --format gluon writes a symbol file instead: the graph
 itself, which MXNet runs without a definition of the network.)
 

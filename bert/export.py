@@ -19,10 +19,12 @@ from bert.files import json_text
 from bert.modeling import BERTModel
 from bert.parameters import arrays_of, parameters_of, set_parameters, write_params
 from bert.run_config import config_text, is_run
-from bert.tokenizer import BERTTokenizer, check_vocabulary
+from bert.tokenizer import BERT_TOKENS, BERTTokenizer, check_vocabulary
 
-# Keys of a run's config.json that only this project uses.
+# Keys of a run's config.json that only this project uses: checksums, and what describes its
+# tokenizer.json, which Hugging Face's other files do as well.
 _CHECKSUMS = ("vocab_sha256", "sha256")
+_TOKENIZER = ("tokenizer_sha256", *BERT_TOKENS)
 # Of a classifier's symbol: int32 [B, L], [B, L] and [B].
 SYMBOL_INPUTS = ("input_ids", "token_types", "valid_length")
 
@@ -60,14 +62,13 @@ def read_model(
         source = pretrained.find_params(path, bert_model or path.name, bert_dataset)
     else:
         source = pretrained.find(src, bert_dataset, revision)
-    tokenizer = BERTTokenizer(source.vocab, source.do_lower_case)
-    check_vocabulary(tokenizer, source.config.vocab_size)
+    check_vocabulary(source.tokenizer, source.config.vocab_size)
     config = {
         **huggingface.config_to_huggingface(source.config),
         "architectures": ["BertModel"],
-        "do_lower_case": tokenizer.do_lower_case,
+        **source.tokenizer.in_config(),
     }
-    return Model(pretrained.read_weights(source), config, tokenizer)
+    return Model(pretrained.read_weights(source), config, source.tokenizer)
 
 
 def write_huggingface(
@@ -103,7 +104,7 @@ def write_huggingface(
 
 def write_tokenizer_and_config(folder: Path, config: dict, tokenizer: BERTTokenizer) -> None:
     """Write config.json with the labels, and the tokenizer's files, as Hugging Face reads them."""
-    _write(folder / "config.json", json_text(_without_checksums(config)))
+    _write(folder / "config.json", json_text(_without(config, *_CHECKSUMS, *_TOKENIZER)))
     for name, text in tokenizer.huggingface_files(config["max_position_embeddings"]).items():
         _write(folder / name, text)
 
@@ -129,8 +130,10 @@ def write_gluon(
     The parameters are those of :func:`write_huggingface`.
     """
     vocabulary = tokenizer.vocabulary_text()
-    _write(folder / "config.json", config_text(_without_checksums(config), vocabulary))
+    _write(folder / "config.json", config_text(_without(config, *_CHECKSUMS), vocabulary))
     _write(folder / "vocab.txt", vocabulary)
+    if tokenizer.tokenizer_json is not None:
+        _write(folder / "tokenizer.json", tokenizer.tokenizer_json)
     _write(folder / "model.vocab", tokenizer.gluonnlp_vocabulary())
     write_params(folder / "model.params", arrays)
 
@@ -161,8 +164,8 @@ def write_symbol(
     return paths
 
 
-def _without_checksums(config: dict) -> dict:
-    return {key: value for key, value in config.items() if key not in _CHECKSUMS}
+def _without(config: dict, *keys: str) -> dict:
+    return {key: value for key, value in config.items() if key not in keys}
 
 
 def _write(path: Path, text: str) -> None:

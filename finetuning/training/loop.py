@@ -135,7 +135,10 @@ def mend(run: Run, folder: Path) -> None:
             "train it again with --overwrite"
         )
     read_params(folder / "model.params")  # raises if it is damaged
-    if not all((folder / name).is_file() for name in ("config.json", "vocab.txt", DEV_EXAMPLES)):
+    described = ["config.json", "vocab.txt", DEV_EXAMPLES]
+    if run.classifier.tokenizer.tokenizer_json is not None:
+        described.append("tokenizer.json")
+    if not all((folder / name).is_file() for name in described):
         write_model_description(run, folder)
     mistakes = folder / "dev_mistakes.tsv"
     if run.data.dev_texts and not mistakes.is_file():
@@ -148,7 +151,11 @@ def mend(run: Run, folder: Path) -> None:
 def write_model_description(run: Run, folder: Path) -> None:
     """Write what is needed to load a run's model.params, and what exports are checked on."""
     claim(folder, "vocab.txt", "config.json", DEV_EXAMPLES)
-    vocabulary = run.classifier.tokenizer.vocabulary_text()
+    tokenizer = run.classifier.tokenizer
+    if tokenizer.tokenizer_json is not None:
+        claim(folder, "tokenizer.json")
+        write_text(folder / "tokenizer.json", tokenizer.tokenizer_json)
+    vocabulary = tokenizer.vocabulary_text()
     write_text(folder / "vocab.txt", vocabulary)
     write_text(folder / "config.json", config_text(run.classifier.config, vocabulary))
     checkpoint.write_arrays(folder / DEV_EXAMPLES, run.data.dev[""].to_arrays())

@@ -21,6 +21,7 @@ KINDS = {
 RESULT_FILES = (
     "config.json",
     "vocab.txt",
+    "tokenizer.json",
     "model.params",
     "dev_predictions.tsv",
     "dev_predictions_mm.tsv",

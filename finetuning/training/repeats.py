@@ -181,7 +181,7 @@ def read_again(run: Run) -> Dataset:
     splits = read_splits(options, trained)
     tokenizer = run.classifier.tokenizer
     data = tokenize_splits(splits, tokenizer, options.max_len, options.class_weights)
-    summary.log_data(data, tokenizer.vocab.get("[UNK]", -1))
+    summary.log_data(data, tokenizer.unknown_id)
     return data
 
 

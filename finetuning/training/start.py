@@ -28,7 +28,7 @@ def new_classifier(options: Options, task: Task, ctx: list[mx.Context]) -> Class
         "architectures": ["BertForSequenceClassification"],
         "hidden_dropout_prob": options.dropout,
         "attention_probs_dropout_prob": options.dropout,
-        "do_lower_case": tokenizer.do_lower_case,
+        **tokenizer.in_config(),
         **options.in_config(),
         "bert_revision": source.revision,
     }

@@ -217,7 +217,7 @@ def test_minilms_real_weights_go_round_bit_by_bit(minilm, tmp_path):
     expected.pop("embeddings.position_ids", None)
     same_bits(load_file(back / "model.safetensors"), expected)
     same_bits(load_file(again / "model.safetensors"), expected)
-    assert (again / "vocab.txt").read_bytes() == source.vocab.read_bytes()
+    assert (again / "vocab.txt").read_bytes() == source.tokenizer.vocab_file.read_bytes()
 
 
 def check_against_gluonnlp(ours, theirs, vocab_size):

@@ -71,7 +71,7 @@ def test_a_cased_vocabulary_keeps_capitals_and_accents(tmp_path):
             "\n".join([*SPECIAL_TOKENS, "cat", "dog", "cat"]).encode(),
             "line 8: duplicate token 'cat'",
         ),
-        (b"[PAD]\n\xff\xfe\n", "not a UTF-8 vocabulary"),
+        (b"[PAD]\n\xff\xfe\n", "not UTF-8 text"),
     ],
 )
 def test_a_file_that_is_no_vocabulary_is_refused(tmp_path, content, complaint):

@@ -252,14 +252,14 @@ def test_a_name_of_the_zoo_takes_its_weights_and_vocabulary_only(
 
 def test_a_tokenizer_json_serves_where_there_is_no_vocab_txt(server, here):
     expected = bert.get_model(str(server.folder))[1]
-    for name in ("vocab.txt", "tokenizer_config.json"):
-        (server.folder / name).unlink()
+    (server.folder / "vocab.txt").unlink()
     files = expected.huggingface_files(48)
     (server.folder / "tokenizer.json").write_text(files["tokenizer.json"])
     _, tokenizer = bert.get_model(NAME)
     assert tokenizer.vocab == expected.vocab
     assert tokenizer.do_lower_case is expected.do_lower_case is False
     assert tokenizer.tokenize("The cat") == expected.tokenize("The cat")
+    assert {"tokenizer.json", "tokenizer_config.json"} <= set(server.fetched())
 
 
 def test_a_name_that_the_zoo_has_not_is_answered_with_its_table():
