@@ -16,8 +16,10 @@ sys.path.insert(0, str(ROOT))
 
 from bert import runtime  # noqa: E402
 
-# A shell's background jobs ignore SIGINT, and their children would: here some must not.
+# A shell's background jobs ignore SIGINT, nohup's SIGHUP, and their children would: here some must
+# not.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 runtime.prepare(1)  # tiny networks want no second thread, least of all on a busy machine
 
 import mxnet as mx  # noqa: E402
