@@ -5,11 +5,14 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bert.tokenizer import BERTTokenizer
+
+if TYPE_CHECKING:
+    from bert.inference import Inference
 
 # Training batches are cut from pieces of this many batches, each sorted by length: large enough
 # that a batch has hardly any padding, small enough that epochs differ. transformers' value.
@@ -306,3 +309,9 @@ def packed_batch(
     input_ids = examples.input_ids[np.repeat(starts, lengths) + position]
     token_types = position >= np.repeat(examples.first_segment[indices], lengths)
     return input_ids, token_types.astype(np.int32), offsets
+
+
+def logits_by(inference: Inference, examples: TokenizedExamples, indices: np.ndarray) -> np.ndarray:
+    """Return the logits ``[B, outputs]`` float32 of B examples."""
+    input_ids, token_types, offsets = packed_batch(examples, indices)
+    return inference(input_ids, token_types, np.diff(offsets))

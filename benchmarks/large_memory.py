@@ -24,8 +24,8 @@ runtime.prepare()
 import mxnet as mx
 import numpy as np
 
-from bert.classifier import BERTClassifier, Classifier
-from bert.modeling import BERTModel
+from bert.classifier import Classifier
+from bert.modeling import BERTClassifier, BERTModel
 from bert.parameters import parameters_of
 from bert.zoo import ZOO
 from dataset import TokenizedExamples

@@ -1,60 +1,24 @@
-"""The classifier: BERT with a head, and the folder of a run that holds a fine-tuned one."""
+"""A fine-tuned classifier, and the folder of a run that holds one."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import mxnet as mx
-from mxnet.gluon import HybridBlock, nn
-from mxnet.initializer import Normal
+import numpy as np
 
 from bert import native
+from bert.config import BERTConfig
 from bert.errors import UserError
 from bert.huggingface import config_from_huggingface
-from bert.modeling import INITIALIZER_RANGE, BERTModel
 from bert.parameters import read_params, set_parameters
 from bert.run_config import read_config
 from bert.tokenizer import BERTTokenizer, check_vocabulary, read_tokenizer
 
+if TYPE_CHECKING:  # predict.py loads no MXNet where it needs none
+    import mxnet as mx
 
-class BERTClassifier(HybridBlock):
-    """Dropout and one dense layer on the pooled [CLS] row (section 4.1).
-
-    Parameters are named as in ``gluonnlp.model.BERTClassifier``, and saved files load in both
-    directions (unless its dropout is 0: then its dense layer is called ``classifier.0``).
-
-    Parameters
-    ----------
-    bert : BERTModel
-    num_classes : int
-        Number of labels; 1 for regression.
-    dropout : float
-
-    Inputs
-        as those of :class:`bert.modeling.BERTModel`
-    Outputs
-        - **logits** ``[B, num_classes]`` float32
-    """
-
-    def __init__(self, bert: BERTModel, num_classes: int = 2, dropout: float = 0.1, **kwargs):
-        super().__init__(**kwargs)
-        self.bert = bert
-        self.num_classes = num_classes
-        with self.name_scope():
-            self.classifier = nn.HybridSequential()
-            self.classifier.add(nn.Dropout(dropout))
-            self.classifier.add(
-                nn.Dense(
-                    num_classes,
-                    in_units=bert.config.units,
-                    weight_initializer=Normal(INITIALIZER_RANGE),
-                )
-            )
-
-    def hybrid_forward(self, F, *batch):
-        _, pooled = self.bert(*batch)
-        return self.classifier(pooled)
+    from bert.modeling import BERTClassifier
 
 
 class Classifier(NamedTuple):
@@ -93,6 +57,44 @@ class Classifier(NamedTuple):
         return unavailable
 
 
+class SavedClassifier(NamedTuple):
+    """What a run's folder holds: the parameters by structural name, and what belongs to them."""
+
+    parameters: dict[str, np.ndarray]
+    sizes: BERTConfig
+    tokenizer: BERTTokenizer
+    config: dict  # the content of config.json
+    path: Path  # of the parameters
+
+
+def read_classifier(path: str | Path) -> SavedClassifier:
+    """Read a run's folder, or the ``.params`` file in one. Loads no MXNet.
+
+    Raises
+    ------
+    UserError
+        The folder is not a run's, or its files are damaged or do not match; names and shapes of
+        the parameters are not checked.
+    """
+    path = Path(path)
+    parameters = path / "model.params" if path.is_dir() else path
+    if not parameters.is_file():
+        raise UserError(
+            f"{parameters}: no such model (expected the --output_dir of a training run)"
+        )
+    folder = parameters.parent
+    config = read_config(folder)
+    tokenizer = read_tokenizer(folder, config)
+    sizes = config_from_huggingface(folder / "config.json")
+    if config["max_len"] > sizes.max_length:
+        raise UserError(
+            f"{folder / 'config.json'}: max_len is {config['max_len']}, but must be a number from "
+            f"5 to {sizes.max_length}"
+        )
+    check_vocabulary(tokenizer, sizes.vocab_size)
+    return SavedClassifier(read_params(parameters), sizes, tokenizer, config, parameters)
+
+
 def load_classifier(
     path: str | Path,
     dropout: float = 0.1,
@@ -118,23 +120,21 @@ def load_classifier(
     UserError
         The folder is not a run's, or its files are damaged or do not match.
     """
-    path = Path(path)
-    parameters = path / "model.params" if path.is_dir() else path
-    if not parameters.is_file():
-        raise UserError(
-            f"{parameters}: no such model (expected the --output_dir of a training run)"
-        )
-    folder = parameters.parent
-    config = read_config(folder)
-    tokenizer = read_tokenizer(folder, config)
-    bert = BERTModel(config_from_huggingface(folder / "config.json"), dropout, cls_only=True)
-    if config["max_len"] > bert.config.max_length:
-        raise UserError(
-            f"{folder / 'config.json'}: max_len is {config['max_len']}, but must be a number from "
-            f"5 to {bert.config.max_length}"
-        )
-    check_vocabulary(tokenizer, bert.config.vocab_size)
-    net = BERTClassifier(bert, len(config["id2label"]), dropout)
+    return build_classifier(read_classifier(path), dropout, ctx)
+
+
+def build_classifier(
+    saved: SavedClassifier,
+    dropout: float = 0.1,
+    ctx: mx.Context | list[mx.Context] | None = None,
+) -> Classifier:
+    """Return the network of a run that was read, as :func:`load_classifier` does."""
+    import mxnet as mx
+
+    from bert.modeling import BERTClassifier, BERTModel
+
+    bert = BERTModel(saved.sizes, dropout, cls_only=True)
+    net = BERTClassifier(bert, len(saved.config["id2label"]), dropout)
     contexts = ctx if isinstance(ctx, list) else [ctx or mx.cpu()]
-    set_parameters(net, read_params(parameters), contexts, parameters)
-    return Classifier(net, tokenizer, config)
+    set_parameters(net, saved.parameters, contexts, saved.path)
+    return Classifier(net, saved.tokenizer, saved.config)

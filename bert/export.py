@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from bert import huggingface, pretrained
-from bert.classifier import BERTClassifier, load_classifier
+from bert.classifier import load_classifier
 from bert.files import json_text
-from bert.modeling import BERTModel
+from bert.modeling import BERTClassifier, BERTModel
 from bert.parameters import arrays_of, parameters_of, set_parameters, write_params
 from bert.run_config import config_text, is_run
 from bert.tokenizer import BERT_TOKENS, BERTTokenizer, check_vocabulary

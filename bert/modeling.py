@@ -181,6 +181,7 @@ class BERTModel(_ParameterBlock):
         self.dropout = dropout
         self.cls_only = cls_only
         self.fused = False
+        self.bfloat16 = False
         with self.name_scope():
             self.encoder = Encoder(config, dropout, cls_only)
             self.pooler = nn.Dense(
@@ -205,6 +206,7 @@ class BERTModel(_ParameterBlock):
 
     def use_bfloat16(self) -> None:
         """Compute the matrix products of the encoder's dense layers in bfloat16, on a CPU."""
+        self.bfloat16 = True
         for cell in self.encoder.transformer_cells:
             cell.bfloat16 = True
 
@@ -232,3 +234,42 @@ class BERTModel(_ParameterBlock):
         hidden = self.encoder(F.Dropout(hidden, p=self.dropout), *batch)
         pooled = self.pooler(F.slice_axis(hidden, axis=0, begin=0, end=1).reshape((-3, 0)))
         return F.swapaxes(hidden, 0, 1), pooled
+
+
+class BERTClassifier(HybridBlock):
+    """Dropout and one dense layer on the pooled [CLS] row (section 4.1).
+
+    Parameters are named as in ``gluonnlp.model.BERTClassifier``, and saved files load in both
+    directions (unless its dropout is 0: then its dense layer is called ``classifier.0``).
+
+    Parameters
+    ----------
+    bert : BERTModel
+    num_classes : int
+        Number of labels; 1 for regression.
+    dropout : float
+
+    Inputs
+        as those of :class:`BERTModel`
+    Outputs
+        - **logits** ``[B, num_classes]`` float32
+    """
+
+    def __init__(self, bert: BERTModel, num_classes: int = 2, dropout: float = 0.1, **kwargs):
+        super().__init__(**kwargs)
+        self.bert = bert
+        self.num_classes = num_classes
+        with self.name_scope():
+            self.classifier = nn.HybridSequential()
+            self.classifier.add(nn.Dropout(dropout))
+            self.classifier.add(
+                nn.Dense(
+                    num_classes,
+                    in_units=bert.config.units,
+                    weight_initializer=Normal(INITIALIZER_RANGE),
+                )
+            )
+
+    def hybrid_forward(self, F, *batch):
+        _, pooled = self.bert(*batch)
+        return self.classifier(pooled)

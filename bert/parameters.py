@@ -13,15 +13,19 @@ import gc
 import hashlib
 import math
 import struct
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import mxnet as mx
 import numpy as np
-from mxnet.gluon import Block
 
 from bert.errors import UserError
 from bert.files import MOST_BYTES, read_bytes
+
+if TYPE_CHECKING:
+    import mxnet as mx
+    from mxnet.gluon import Block
 
 _LIST_MAGIC = 0x112
 _ARRAY_MAGICS = (0xF993FAC9, 0xF993FACA)  # NDArray format 2 (MXNet 1.0 on) and 3 (NumPy shapes)
@@ -153,33 +157,43 @@ def release_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def check_parameters(
+    arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], source: str | Path
+) -> None:
+    """Raise UserError unless arrays have these names and shapes, and all values are finite.
+
+    ``source`` is the file that the message names.
+    """
+    missing = [name for name in shapes if name not in arrays]
+    unexpected = [name for name in arrays if name not in shapes]
+    if missing or unexpected:
+        raise UserError(
+            f"{source} does not contain this network's parameters; missing: "
+            f"{', '.join(missing) or 'nothing'}; unexpected: {', '.join(unexpected) or 'nothing'}"
+        )
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape:
+            raise UserError(
+                f"{source}: {name} has shape {arrays[name].shape}, but the network needs {shape}"
+            )
+        if not np.isfinite(arrays[name]).all():
+            raise UserError(f"{source}: {name} contains values that are not finite")
+
+
 def set_parameters(
-    net: Block, arrays: dict[str, np.ndarray], ctx: list[mx.Context], source: str | Path
+    net: Block, arrays: Mapping[str, np.ndarray], ctx: list[mx.Context], source: str | Path
 ) -> None:
     """Set all parameters of a network, on all devices in ``ctx``.
 
     Raises
     ------
     UserError
-        Names or shapes do not match, or a value is not finite. ``source`` is the file that the
-        message names.
+        As :func:`check_parameters`.
     """
+    import mxnet as mx
+
     parameters = parameters_of(net)
-    missing = [name for name in parameters if name not in arrays]
-    unexpected = [name for name in arrays if name not in parameters]
-    if missing or unexpected:
-        raise UserError(
-            f"{source} does not contain this network's parameters; missing: "
-            f"{', '.join(missing) or 'nothing'}; unexpected: {', '.join(unexpected) or 'nothing'}"
-        )
-    for name, parameter in parameters.items():
-        if arrays[name].shape != parameter.shape:
-            raise UserError(
-                f"{source}: {name} has shape {arrays[name].shape}, but the network needs "
-                f"{parameter.shape}"
-            )
-        if not np.isfinite(arrays[name]).all():
-            raise UserError(f"{source}: {name} contains values that are not finite")
+    check_parameters(arrays, {name: p.shape for name, p in parameters.items()}, source)
     for name, parameter in parameters.items():
         # As Block.load_parameters does: a single copy, from NumPy's memory to the device.
         shared = mx.nd.from_numpy(np.ascontiguousarray(arrays[name], np.float32))

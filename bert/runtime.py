@@ -87,6 +87,25 @@ def allow_amx() -> bool:
     )
 
 
+def set_threads(num_threads: int | None = None) -> int:
+    """Set how many threads OpenMP will use, before a library loads it; returns the number.
+
+    The first half of :func:`prepare`, whose parameter this is, and all that :mod:`bert.inference`
+    needs.
+    """
+    if num_threads is None:
+        asked = os.environ.get("OMP_NUM_THREADS", "")
+        num_threads = int(asked) if asked.isdecimal() and int(asked) > 0 else physical_cores()
+    num_threads = max(1, num_threads // int(os.environ.get("HOROVOD_LOCAL_SIZE", 1)))
+    os.environ["OMP_NUM_THREADS"] = str(num_threads)
+    # OpenMP's threads spin while they wait for each other, by default for as long as a processor
+    # beside another busy process may be away: a sentence then took 729 ms instead of 9. On a quiet
+    # machine this costs a sentence up to 5 % and training nothing.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    return num_threads
+
+
 def prepare(num_threads: int | None = None, bfloat16: bool = False) -> int:
     """Import MXNet so that it works with current NumPy and uses all cores.
 
@@ -110,16 +129,7 @@ def prepare(num_threads: int | None = None, bfloat16: bool = False) -> int:
         MXNet or NumPy is not installed, or MXNet cannot be imported because there is no driver for
         its wheel for GPUs, or another library is missing; a sentence on standard error says so.
     """
-    if num_threads is None:
-        asked = os.environ.get("OMP_NUM_THREADS", "")
-        num_threads = int(asked) if asked.isdecimal() and int(asked) > 0 else physical_cores()
-    num_threads = max(1, num_threads // int(os.environ.get("HOROVOD_LOCAL_SIZE", 1)))
-    os.environ["OMP_NUM_THREADS"] = str(num_threads)
-    # OpenMP's threads spin while they wait for each other, by default for as long as a processor
-    # beside another busy process may be away: a sentence then took 729 ms instead of 9. On a quiet
-    # machine this costs a sentence up to 5 % and training nothing.
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    num_threads = set_threads(num_threads)
     # MXNet would warn of every sparse operation that it computes densely.
     os.environ.setdefault("MXNET_STORAGE_FALLBACK_LOG_VERBOSE", "0")
     if bfloat16:

@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bert import runtime  # noqa: E402
+from bert import native, runtime  # noqa: E402
 
 # A shell's background jobs ignore SIGINT, nohup's SIGHUP, and their children would: here some must
 # not.
@@ -28,9 +28,8 @@ import pytest  # noqa: E402
 from safetensors.numpy import save_file  # noqa: E402
 
 import dataset  # noqa: E402
-from bert.classifier import BERTClassifier  # noqa: E402
 from bert.huggingface import config_to_huggingface, gluon_to_huggingface  # noqa: E402
-from bert.modeling import BERTConfig, BERTModel  # noqa: E402
+from bert.modeling import BERTClassifier, BERTConfig, BERTModel  # noqa: E402
 from bert.parameters import arrays_of, parameters_of, set_parameters  # noqa: E402
 from bert.tokenizer import SPECIAL_TOKENS, BERTTokenizer  # noqa: E402
 from finetuning.training.workers import Workers  # noqa: E402
@@ -185,6 +184,15 @@ def runner():
     runner = Runner()
     yield runner
     runner.close()
+
+
+@pytest.fixture(scope="session")
+def native_library():
+    """The C++ code, compiled; skipped on machines without a compiler."""
+    try:
+        native.library()
+    except native.NativeUnavailable as reason:
+        pytest.skip(str(reason))
 
 
 @pytest.fixture(scope="session")

@@ -17,9 +17,10 @@ from helpers import FLAGS, write_sentences
 
 import export_classifier
 from bert import get_model, onnx_graph
-from bert.classifier import BERTClassifier, load_classifier
+from bert.classifier import load_classifier
 from bert.config import BERTConfig
 from bert.errors import UserError
+from bert.modeling import BERTClassifier
 from bert.parameters import arrays_of, parameters_of, read_params, write_params
 from dataset import DEV_EXAMPLES, TokenizedExamples, padded_batch
 from finetuning.results.export_formats import FORMATS

@@ -15,11 +15,13 @@ import sys
 import time
 from itertools import islice
 
+import numpy as np
 import pytest
 from conftest import ROOT, run_script
 from helpers import write_sentences
 
 import predict
+from bert import runtime
 from bert.run_config import config_text
 from finetuning.results import inference
 
@@ -79,6 +81,57 @@ def test_predictions_are_those_of_the_evaluation(runs, finetune_here, tmp_path):
         assert list(row["probabilities"]) == ["cat", "dog"]
         assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5)
         assert max(row["probabilities"], key=row["probabilities"].get) == row["label"]
+
+
+def probabilities_of(path):
+    return np.array([list(row["probabilities"].values()) for row in lines_of(path)])
+
+
+def test_bfloat16_is_float32_to_two_digits(runs, tmp_path):
+    test = write_sentences(tmp_path / "test.csv", 70, 7)
+    found = []
+    for dtype in ("float32", "bfloat16"):
+        output = tmp_path / f"{dtype}.jsonl"
+        flags = ("--model_dir", runs / "single", "--input", test, "--output", output)
+        assert predict_here(*flags, "--dtype", dtype) == 0
+        found.append(probabilities_of(output))
+    assert not np.array_equal(*found)
+    np.testing.assert_allclose(*found, atol=5e-3)
+
+
+def test_a_processor_without_bfloat16_is_said_to_emulate_it(runs, monkeypatch, capsys):
+    monkeypatch.setattr(runtime, "bfloat16_units", lambda: None)
+    flags = ("--model_dir", runs / "single", "--text_a", "a dog", "--dtype", "bfloat16")
+    assert predict_here(*flags) == 0
+    assert "warning: this processor emulates bfloat16" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("native_library")
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 2e-5), ("bfloat16", 5e-3)])
+def test_without_a_compiler_mxnets_operators_give_the_same(dtype, tolerance, runs, tmp_path):
+    test = write_sentences(tmp_path / "test.csv", 40, 7)
+    found = []
+    for compiler in (None, "false"):
+        output = tmp_path / f"{compiler}.jsonl"
+        files = ("--model_dir", runs / "single", "--input", test, "--output", output)
+        environment = {**os.environ, "CXX": compiler} if compiler else None
+        run = run_script("predict.py", *files, "--dtype", dtype, env=environment)
+        assert run.returncode == 0, run.stderr
+        assert ("fused operators unavailable" in run.stderr) == (compiler is not None)
+        found.append(probabilities_of(output))
+    np.testing.assert_allclose(*found, atol=tolerance)
+
+
+@pytest.mark.usefixtures("native_library")
+def test_predicting_on_a_cpu_does_not_load_mxnet(runs):
+    """Which would take longer than everything else."""
+    code = f"""
+import sys, predict
+assert predict.main(["--model_dir", {str(runs / "single")!r}, "--text_a", "a dog"]) == 0
+sys.exit(" ".join({{"mxnet", "scipy", "pandas"}} & set(sys.modules)) or 0)
+"""
+    run = run_script("-c", code)
+    assert run.returncode == 0 and '"label"' in run.stdout, run.stderr
 
 
 PAIR_FILES = {
@@ -366,6 +419,7 @@ def another_text(path):
         (longer, "--input"),
         (("--model_dir", "pairs"), "config.json, model.params"),
         (("--batch_size", "5"), "--batch_size"),
+        (("--dtype", "bfloat16"), "--dtype"),
         (("--format", "csv"), "--format, the columns"),
     ],
 )

@@ -45,7 +45,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import hashlib
+import importlib.util
 import os
 import platform
 import shutil
@@ -55,8 +57,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from bert import runtime
 from bert.files import make_private, mxnet_home
@@ -115,23 +118,54 @@ def load() -> str:
     if _loaded is None:
         import mxnet
 
-        key, command = _plan(mxnet)
-        failure = "there is no folder to build the fused operators in: set MXNET_HOME to one"
-        for folder in _cache_folders():
+        def load_into_mxnet(path: Path) -> None:
             try:
-                _load_library(_find_or_build(folder, key, command))
-                break
-            except OSError as error:
-                failure = f"there is no folder to build the fused operators in ({error})"
-            except _BuildFailed as error:  # perhaps because this folder is full
-                failure = str(error)
+                _load_library(path)
             except mxnet.MXNetError as error:  # such as a folder that is mounted noexec
-                reason = str(error).strip().splitlines()[-1]
-                failure = f"MXNet does not load the fused operators: {reason}"
-        else:
-            raise NativeUnavailable(failure)
-        _loaded = key
+                raise OSError(str(error).strip().splitlines()[-1]) from None
+
+        _loaded, _ = _open(load_into_mxnet)
     return _loaded
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """Return the library itself, whose plain functions need no MXNet: see :mod:`bert.inference`.
+
+    It is compiled first if the cache lacks it.
+
+    Raises
+    ------
+    NativeUnavailable
+        As :func:`load`.
+    """
+    return _open(lambda path: ctypes.CDLL(str(path)))[1]
+
+
+_Opened = TypeVar("_Opened")
+
+
+def _open(opener: Callable[[Path], _Opened]) -> tuple[str, _Opened]:
+    """Return the build's key, and what ``opener`` makes of its library in the first usable folder.
+
+    ``opener`` raises OSError where it cannot load a library.
+    """
+    key, command = _plan()
+    failure = "there is no folder to build the fused operators in: set MXNET_HOME to one"
+    for folder in _cache_folders():
+        try:
+            path = _find_or_build(folder, key, command)
+        except OSError as error:
+            failure = f"there is no folder to build the fused operators in ({error})"
+            continue
+        except _BuildFailed as error:  # perhaps because this folder is full
+            failure = str(error)
+            continue
+        try:
+            return key, opener(path)
+        except OSError as error:
+            failure = f"the fused operators cannot be loaded: {error}"
+    raise NativeUnavailable(failure)
 
 
 def _load_library(path: Path) -> None:
@@ -157,12 +191,15 @@ def _load_library(path: Path) -> None:
         setattr(mxnet.sym, name, _make_symbol_function(handle, name, name))
 
 
-def _plan(mxnet) -> tuple[str, list[str]]:
+def _plan() -> tuple[str, list[str]]:
     """Return the build's key and its command, to which only the output must be added."""
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
     if not compiler:
         raise NativeUnavailable("there is no C++ compiler (install g++, or name one in CXX)")
-    wheel = Path(mxnet.__file__).parent
+    mxnet = importlib.util.find_spec("mxnet")  # found, but not loaded
+    if mxnet is None or mxnet.origin is None:
+        raise NativeUnavailable("MXNet is not installed")
+    wheel = Path(mxnet.origin).parent
     sources = [*sorted(_SOURCES.glob("*.cc")), wheel / "src" / "lib_api.cc"]
     headers = [*sorted(_SOURCES.glob("*.h")), wheel / "include" / "mxnet" / "lib_api.h"]
     flags = [
@@ -180,8 +217,8 @@ def _plan(mxnet) -> tuple[str, list[str]]:
         raise NativeUnavailable(f"the C++ compiler {compiler} does not work ({error})") from None
     # Contents, not paths: every checkout on a machine shares the build.
     digest = hashlib.sha256()
-    for part in (_cpu(), compiler, version, mxnet.__version__, " ".join(flags)):
-        digest.update(hashlib.sha256(part.encode()).digest())
+    for text in (_cpu(), compiler, version, " ".join(flags)):
+        digest.update(hashlib.sha256(text.encode()).digest())
     for path, part in zip((*sources, *headers), content, strict=True):
         digest.update(path.name.encode() + hashlib.sha256(part).digest())
     return digest.hexdigest()[:20], command

@@ -14,11 +14,10 @@
 // read: a slab of the left one for all threads, blocks of the right one for the second cache of the
 // thread that uses them. What is needed next is asked for early: without that, 3 % slower. A left
 // factor of more rows than kMostSlabBytes has room for is multiplied in several parts.
+#include "amx.h"
 #include "common.h"
 
 #if defined(__AMX_BF16__) && defined(__AVX512BF16__)
-#include <immintrin.h>
-
 namespace bert {
 namespace {
 
@@ -138,19 +137,8 @@ void pack(const Matrix& from, int64_t strip_begin, int64_t strip_end, int64_t be
   }
 }
 
-// Shapes the calling thread's tiles, and gives them back. Tiles 0 to 3 hold sums, 4 and 5 what
-// comes from the left factor, 6 and 7 what comes from the right one.
-struct Tiles {
-  Tiles() {
-    alignas(64) static const struct {
-      uint8_t palette, start_row, reserved[14];
-      uint16_t row_bytes[16];
-      uint8_t rows[16];
-    } kShapes = {1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
-    _tile_loadconfig(&kShapes);
-  }
-  ~Tiles() { _tile_release(); }
-};
+// Of the tiles 0 to 3 hold sums, 4 and 5 what comes from the left factor, 6 and 7 what comes from the
+// right one.
 
 // Load the tiles of a part of one factor, or of both, and add the products with the other's to the
 // sums: a tile is multiplied as soon as it is there, while the next one is loaded.

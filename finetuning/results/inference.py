@@ -5,29 +5,27 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-import mxnet as mx
 import numpy as np
-from scipy.special import softmax
 from tqdm import tqdm
 
 import dataset
 from bert import runtime, terminal
-from bert.classifier import Classifier, load_classifier
+from bert.classifier import SavedClassifier, build_classifier, read_classifier
 from bert.errors import RunError, UserError, reason
+from bert.inference import Inference
+from bert.native import NativeUnavailable
 from bert.terminal import say, shown
 from finetuning.data.tasks import Task, task_from_config
 from finetuning.output import Input, Target, file_target, open_stream, refuse_appending
 from finetuning.results.partial import fingerprint, partial_output, partial_path
-from finetuning.results.predictions import OutputFormat
+from finetuning.results.predictions import OutputFormat, softmax
 from finetuning.results.texts import InputRow, argument_row, file_rows, line_rows
-from finetuning.training.evaluation import predict
-from finetuning.training.workers import Workers
 
 # How many batches of a file are read, sorted by length and written at a time: enough for little
 # padding, few enough for constant memory. Standard input is answered batch by batch.
@@ -99,25 +97,28 @@ def write(
             raise RunError(f"cannot write {where}: {reason(error)}") from None
 
 
+# The logits [examples, outputs] of examples, in their order.
+Logits = Callable[[dataset.TokenizedExamples], np.ndarray]
+
+
 @dataclass
 class Predictor:
     """A fine-tuned model that predicts texts."""
 
-    model: Classifier
+    saved: SavedClassifier
     task: Task
-    workers: Workers
-    batch_size: int
+    logits: Logits
     truncated: int = 0  # how many texts so far were too long
 
     def __call__(self, texts: Sequence[Sequence[str | None]]) -> list[list]:
         """Return, for each (text_a, text_b), the label and its probabilities, or the score."""
-        config = self.model.config
+        config = self.saved.config
         text_a, text_b = zip(*texts, strict=True)
         label = np.zeros(len(texts), np.int32)
         examples = dataset.Examples(text_a, text_b if self.task.text_b_column else None, label)
-        tokenized = dataset.tokenize(examples, self.model.tokenizer, config["max_len"])
+        tokenized = dataset.tokenize(examples, self.saved.tokenizer, config["max_len"])
         self.truncated += int(tokenized.truncated.sum())
-        logits = predict(self.model.net, tokenized, self.batch_size, self.workers)
+        logits = self.logits(tokenized)
         if self.task.regression:
             return [[_rounded(row[0])] for row in logits.astype(np.float64)]
         calibration = config.get("calibration", {})
@@ -125,7 +126,7 @@ class Predictor:
         threshold = calibration.get("threshold")
         return [
             [self.task.labels[label_index(row, threshold)], *map(_rounded, row)]
-            for row in softmax(scaled, axis=1)
+            for row in softmax(scaled)
         ]
 
 
@@ -142,21 +143,55 @@ def label_index(probability: np.ndarray, threshold: float | None) -> int:
 
 def load_predictor(args: argparse.Namespace) -> Predictor:
     """Load the model of predict.py's flags; UserError if it does not take such texts."""
-    missing = runtime.why_no_gpu() if args.gpu else None
-    if missing:
-        raise UserError(f"--gpu: {missing}")
-    ctx = mx.gpu(0) if args.gpu else mx.cpu()
-    model = load_classifier(args.model_dir, ctx=ctx)
-    task = task_from_config(model.config)
+    saved = read_classifier(args.model_dir)
+    task = task_from_config(saved.config)
     if args.text_b is not None and task.text_b_column is None:
         raise UserError("this model takes single texts: leave out --text_b")
     if args.text_a is not None and args.text_b is None and task.text_b_column is not None:
         raise UserError("this model takes pairs of texts: pass --text_b too")
-    unavailable = model.compile(fused=not args.gpu)
-    if unavailable:
+    if args.gpu:
+        return Predictor(saved, task, by_mxnet(saved, args))
+    if args.dtype == "bfloat16" and runtime.bfloat16_units() is None:
+        say("warning: this processor emulates bfloat16, which is slower than float32", sys.stderr)
+    try:
+        return Predictor(saved, task, by_native_code(saved, args))
+    except NativeUnavailable as unavailable:
         sentence = f"fused operators unavailable ({unavailable}): prediction will be slower"
         say(shown(f"warning: {sentence}"), sys.stderr)
-    return Predictor(model, task, Workers([ctx]), args.batch_size)
+    return Predictor(saved, task, by_mxnet(saved, args))
+
+
+def by_native_code(saved: SavedClassifier, args: argparse.Namespace) -> Logits:
+    """Compute without MXNet, whose import takes longer than the rest; may be NativeUnavailable."""
+    inference = Inference.of_run(saved, args.dtype == "bfloat16")
+
+    def logits(examples: dataset.TokenizedExamples) -> np.ndarray:
+        found = np.empty((len(examples), inference.num_classes), np.float32)
+        for indices in dataset.evaluation_batches(examples.lengths, args.batch_size):
+            found[indices] = dataset.logits_by(inference, examples, indices)
+        if not np.isfinite(found).all():
+            raise RunError("the network's outputs are not finite; none of them were saved")
+        return found
+
+    return logits
+
+
+def by_mxnet(saved: SavedClassifier, args: argparse.Namespace) -> Logits:
+    """Compute with MXNet's own operators, on --gpu or the CPU."""
+    bfloat16 = args.dtype == "bfloat16"
+    runtime.prepare(args.num_threads, bfloat16)
+    import mxnet as mx
+
+    from finetuning.training.evaluation import predict
+    from finetuning.training.workers import Workers
+
+    missing = runtime.why_no_gpu() if args.gpu else None
+    if missing:
+        raise UserError(f"--gpu: {missing}")
+    ctx = mx.gpu(0) if args.gpu else mx.cpu()
+    model = build_classifier(saved, ctx=ctx)
+    model.compile(fused=False, bfloat16=bfloat16)
+    return lambda examples: predict(model.net, examples, args.batch_size, Workers([ctx]))
 
 
 @dataclass
@@ -244,6 +279,7 @@ def _origin(args: argparse.Namespace, output: OutputFormat) -> dict[str, object]
         "the columns": output.columns,
         "--input_format": args.input_format,
         "--batch_size": args.batch_size,
+        "--dtype": args.dtype,
         "--gpu": args.gpu,
         "config.json": fingerprint(parameters.with_name("config.json")),
         "model.params": fingerprint(parameters),

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bert.classifier import BERTClassifier
 from bert.files import write_text
-from dataset import TokenizedExamples, evaluation_batches, rows_of
+from bert.inference import Inference
+from bert.modeling import BERTClassifier
+from dataset import TokenizedExamples, evaluation_batches, logits_by, rows_of
 from finetuning.console import log
 from finetuning.results import metrics
 from finetuning.results.predictions import mistakes_text, predictions_text, submission_text
@@ -27,7 +28,8 @@ def predict(
 ) -> np.ndarray:
     """Return the logits ``[examples, classes]`` float32, in the examples' order, on every rank.
 
-    The devices take batches in turn. ``before_batch`` may end it with an exception.
+    With the fused operators, the network is packed for inference. The devices take batches in turn.
+    ``before_batch`` may end it with an exception.
 
     Raises
     ------
@@ -38,18 +40,24 @@ def predict(
     """
     rows: dict[int, np.ndarray] = {}
     batches = evaluation_batches(examples.lengths, batch_size)
+    with memory_for(examples, batches[:1], "--dev_batch_size"):
+        packed = Inference.of(net) if net.bert.fused else None
     for first in range(0, len(batches), workers.count):
         before_batch()
         numbers = [first + workers.number(device) for device in range(len(workers.ctx))]
         mine = [batches[number] for number in numbers if number < len(batches)]
         with memory_for(examples, batches[first : first + 1], "--dev_batch_size"):
-            computing = [
-                net(*network_inputs(net, examples, indices, ctx))
-                for indices, ctx in zip(mine, workers.ctx, strict=False)
-            ]
-            # Waiting for each round keeps only one batch per device in memory.
-            for indices, logits in zip(mine, computing, strict=True):
-                rows |= zip(indices.tolist(), logits.asnumpy(), strict=True)
+            if packed:
+                computed = [logits_by(packed, examples, indices) for indices in mine]
+            else:
+                computing = [
+                    net(*network_inputs(net, examples, indices, ctx))
+                    for indices, ctx in zip(mine, workers.ctx, strict=False)
+                ]
+                # Waiting for each round keeps only one batch per device in memory.
+                computed = [logits.asnumpy() for logits in computing]
+            for indices, logits in zip(mine, computed, strict=True):
+                rows |= zip(indices.tolist(), logits, strict=True)
     merged = workers.merge(rows, (len(examples), net.num_classes))
     if not np.isfinite(merged).all():
         raise NotFiniteError("the network's outputs are not finite; none of them were saved")

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import mxnet as mx
 import numpy as np
 
-from bert.classifier import BERTClassifier
 from bert.errors import RunError, lacks_memory
+from bert.modeling import BERTClassifier
 from dataset import TokenizedExamples, packed_batch, padded_batch
 
 

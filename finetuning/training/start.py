@@ -5,9 +5,10 @@ from __future__ import annotations
 import mxnet as mx
 
 from bert import pretrained
-from bert.classifier import BERTClassifier, Classifier
+from bert.classifier import Classifier
 from bert.errors import UserError
 from bert.huggingface import config_to_huggingface
+from bert.modeling import BERTClassifier
 from finetuning.data.tasks import Task
 from finetuning.options import Options
 from finetuning.training.trainer import seed_of

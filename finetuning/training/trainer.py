@@ -14,7 +14,7 @@ import numpy as np
 from mxnet import autograd
 
 import optimizer
-from bert.classifier import BERTClassifier
+from bert.modeling import BERTClassifier
 from bert.parameters import arrays_of, parameters_of
 from dataset import TokenizedExamples, training_batches
 from finetuning.options import Options

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from bert import load_classifier, native
-from bert.classifier import BERTClassifier, Classifier
+from bert.classifier import Classifier
 from bert.errors import UserError
 from bert.huggingface import config_to_huggingface
-from bert.modeling import BERTModel
+from bert.modeling import BERTClassifier, BERTModel
 from bert.parameters import arrays_of, write_params
 from bert.run_config import config_text, is_run
 

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from conftest import ROOT, gluonnlp_bert
 
-from bert.classifier import BERTClassifier
 from bert.config import BERTConfig, parameter_shapes
 from bert.errors import UserError
-from bert.modeling import BERTModel
+from bert.modeling import BERTClassifier, BERTModel
 from bert.parameters import parameters_of
 
 GOLDEN = json.loads((ROOT / "tests/golden/minilm_pairs.json").read_text())["cases"]

@@ -15,8 +15,7 @@ from mxnet import autograd
 from scipy.special import ndtr
 
 from bert import native, runtime
-from bert.classifier import BERTClassifier
-from bert.modeling import BERTModel
+from bert.modeling import BERTClassifier, BERTModel
 from bert.parameters import parameters_of
 from dataset import TokenizedExamples
 from finetuning.training.inputs import network_inputs
@@ -487,7 +486,7 @@ import hashlib, mxnet as mx, numpy as np
 from mxnet import autograd
 from bert import native
 native.load()
-from bert.classifier import BERTClassifier
+from bert.modeling import BERTClassifier
 from bert.modeling import BERTConfig, BERTModel
 from bert.parameters import parameters_of
 from test_native import random_examples

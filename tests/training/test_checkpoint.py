@@ -17,10 +17,10 @@ from helpers import make_updates, options
 from mxnet.gluon.loss import SoftmaxCrossEntropyLoss
 
 import dataset
-from bert.classifier import BERTClassifier, Classifier
+from bert.classifier import Classifier
 from bert.errors import UserError
 from bert.files import SaveError, write_text
-from bert.modeling import BERTModel
+from bert.modeling import BERTClassifier, BERTModel
 from bert.parameters import parameters_of, read_params, write_params
 from bert.tokenizer import SPECIAL_TOKENS, BERTTokenizer
 from finetuning.data.splits import Dataset

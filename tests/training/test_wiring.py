@@ -10,7 +10,8 @@ import pytest
 from helpers import FLAGS, write_sentences
 from mxnet import autograd
 
-from bert.classifier import BERTClassifier
+from bert.inference import Inference
+from bert.modeling import BERTClassifier
 from bert.parameters import read_params
 
 # Three updates without dropout; the learning rate of the second leaves every parameter as it was.
@@ -60,17 +61,26 @@ def test_a_large_epsilon_makes_steps_small(train):
 
 
 @pytest.mark.parametrize("flags, largest", [((), 30), (("--dev_batch_size", "8"), 8)])
-def test_the_network_sees_dev_batch_size_rows_at_once(flags, largest, train, monkeypatch):
-    call, rows = BERTClassifier.__call__, []
+@pytest.mark.parametrize("no_native", [(), ("--no_native",)])
+def test_the_network_sees_dev_batch_size_rows_at_once(
+    no_native, flags, largest, train, monkeypatch
+):
+    rows = []
 
-    def recording(self, *inputs):
-        logits = call(self, *inputs)
-        if not autograd.is_recording():
-            rows.append(len(logits))
-        return logits
+    def record(network):
+        call = network.__call__
 
-    monkeypatch.setattr(BERTClassifier, "__call__", recording)
-    train(*SHORT, *flags, out="out")
+        def recording(self, *inputs):
+            logits = call(self, *inputs)
+            if not autograd.is_recording():
+                rows.append(len(logits))
+            return logits
+
+        monkeypatch.setattr(network, "__call__", recording)
+
+    record(BERTClassifier)
+    record(Inference)
+    train(*SHORT, *flags, *no_native, out="out")
     assert max(rows) == largest and sum(rows) == 30
 
 
