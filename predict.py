@@ -101,7 +101,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         choices=("float32", "bfloat16"),
         default="float32",
         help="data type of matrix products; bfloat16 (CPU) is faster with AVX512-BF16, and changes "
-        "logits in the third digit (default: float32)",
+        "logits in the third digit, sometimes the second (default: float32)",
     )
     parser.add_argument("--gpu", action="store_true", help="predict on the first GPU")
     add_num_threads(parser)
