@@ -66,6 +66,19 @@ def test_a_run_in_bfloat16_says_so_and_is_not_resumed_in_float32(finetune_here, 
     assert "--dtype was bfloat16, now float32" in capsys.readouterr().err
 
 
+def test_a_trained_model_is_evaluated_in_the_type_that_is_asked_for(finetune_here, glue_dir):
+    flags = ("--data_dir", glue_dir)
+    code, trained = finetune_here(*flags, "--training_steps", "2", "--lr", "1e-3")
+    assert code == 0
+    found = []
+    for dtype in ("float32", "bfloat16"):
+        inference = ("--only_inference", "--model_parameters", trained, "--dtype", dtype)
+        code, out = finetune_here(*flags, *inference, out=dtype, bert=False)
+        assert code == 0
+        found.append(json.loads((out / "eval_metrics.json").read_text())["dev"]["loss"])
+    assert found[0] != found[1] and found[0] == pytest.approx(found[1], abs=1e-3)
+
+
 def test_a_processor_without_such_units_is_said_to_be_slower(
     finetune_here, glue_dir, capsys, monkeypatch
 ):
