@@ -470,6 +470,14 @@ def test_what_is_not_an_interrupted_output_stays(runs, tmp_path, capsys):
             assert path.read_text() == keep.read_text() == "mine\n"
             assert not output.exists()
             path.unlink()
+    # A record can be forged to make another file, by a hard link, an interrupted output.
+    (tmp_path / "out.jsonl.predict.json").write_text('{"program": "predict.py", "origin": {}}')
+    os.link(keep, partial)
+    for more in ((), ("--resume",), ("--overwrite",)):
+        assert predict_here(*flags, *more) == 2
+        assert f"{partial} is a link to another file" in capsys.readouterr().err
+    assert keep.read_text() == "mine\n"
+    partial.unlink()
     (tmp_path / "out.jsonl.partial").write_text("mine\n")
     assert predict_here(*flags) == 0
     assert (tmp_path / "out.jsonl.partial").read_text() == "mine\n"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bert.errors import UserError
-from bert.files import read_json, write_json
+from bert.files import read_json, refuse_foreign, write_json
 from bert.terminal import say, shown
 
 _PROGRAM = "predict.py"
@@ -102,12 +102,9 @@ def _opened(partial: Path) -> Iterator[BinaryIO]:
     """Open a file, which is made if it is missing, and lock it."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
     while True:
-        if partial.is_symlink():
-            raise UserError(f"{partial} is a link: move it away")
+        refuse_foreign(partial)  # a record beside it can be forged
         with os.fdopen(os.open(partial, flags, 0o666), "rb+") as file:
             status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise UserError(f"{partial} is not a regular file: move it away")
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
