@@ -32,7 +32,7 @@ from finetuning.results.predictions import (
 from finetuning.training import repeats
 from finetuning.training.check import try_longest_batch
 from finetuning.training.evaluation import Evaluation, predict_test
-from finetuning.training.folder import begin, claim, locked
+from finetuning.training.folder import begin, check_inputs, check_results, claim, locked
 from finetuning.training.folder import check as folder_check
 from finetuning.training.loop import train
 from finetuning.training.record import RESULT_FILES
@@ -46,7 +46,7 @@ def finetune(options: Options) -> None:
     workers = open_workers(options)
     folder = output_folder(options) if workers.first else None
     with locked(folder) if folder else nullcontext():
-        if folder and not options.only_inference:
+        if folder:
             check_output_folder(options, folder)
         run = prepare(options, workers)
         if options.check:
@@ -103,7 +103,17 @@ def prepare(options: Options, workers: Workers) -> Run:
 
 
 def check_output_folder(options: Options, folder: Path) -> None:
-    """Raise UserError where a new run would overwrite files that are not its own."""
+    """Raise UserError where files would be overwritten that are not the run's own."""
+    check_inputs(folder, (options.train_file, options.dev_file, options.test_file))
+    if options.only_inference:
+        wanted = {
+            "eval_metrics.json": True,
+            "skipped_rows.tsv": options.skip_bad_rows,
+            "test_predictions.tsv": bool(options.test_file),
+            "predictions/*.tsv": options.predict_test,
+        }
+        check_results(folder, *(name for name, written in wanted.items() if written))
+        return
     source = options.model_parameters or options.pretrained_bert_parameters
     if source:
         path = Path(source).resolve()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -19,13 +19,14 @@ from finetuning.training.record import (
     NAMES,
     PARTS,
     RECORD,
-    RESULT_FILES,
     Record,
     read_record,
 )
 
 # Files that a run appends to, where a link would lead it elsewhere. All others are replaced.
 _IN_PLACE = ("train.log", ".lock")
+# Files of a run that never replace another program's.
+_UNHARMED = re.compile(r"README\.md$|checkpoint-|events\.")
 # The temporary names of bert.files.replacing for files of a run.
 _HALF_WRITTEN = re.compile(r"\.[a-z_0-9-]+\.(params|json|tsv|txt)\.\d+\.tmp")
 
@@ -83,25 +84,51 @@ def check(folder: Path, kind: str, resume: bool, overwrite: bool) -> Record | No
         The flags.
     """
     record = find_run(folder)
-    if record is None:
-        foreign = [name for name in (*RESULT_FILES, RECORD) if (folder / name).exists()]
-        if foreign:
-            raise UserError(
-                f"{folder} holds {', '.join(foreign)}, which no run has written: choose another "
-                "--output_dir"
-            )
-        return None
-    if not (resume or overwrite):
+    if record and not (resume or overwrite):
         raise UserError(
             f"{folder} already holds a run: pass --resume to continue it, --overwrite to replace "
             "it, or choose another --output_dir"
         )
-    if resume and record.kind != kind:
+    foreign = _foreign(folder, record)
+    if foreign:
+        raise UserError(
+            f"{folder} holds {', '.join(foreign)}, which no run has written: choose another "
+            "--output_dir"
+        )
+    if record and resume and record.kind != kind:
         raise UserError(
             f"--resume: {folder} holds {KINDS[record.kind]}, not {KINDS[kind]}: use the flags that "
             "it was started with, or choose another --output_dir"
         )
     return record
+
+
+def _foreign(folder: Path, record: Record | None) -> list[str]:
+    """Return the names of files that a run may write and that the one in the folder has not."""
+    names = [RECORD] if record is None and (folder / RECORD).exists() else []
+    names += [path.name for path in folder.glob("*") if NAMES.fullmatch(path.name)]
+    names += [f"predictions/{path.name}" for path in folder.glob("predictions/*.tsv")]
+    own = record.files if record else []
+    return sorted(name for name in names if name not in own and not _UNHARMED.match(name))
+
+
+def check_inputs(folder: Path, inputs: Iterable[Path | None]) -> None:
+    """Raise UserError if an input has the name of a file that a run writes or deletes there."""
+    for path in filter(None, inputs):
+        within, _, name = str(path.resolve()).partition(f"{folder.resolve()}/")
+        while PARTS.fullmatch(name.partition("/")[0]):
+            name = name.partition("/")[2]
+        if not within and NAMES.fullmatch(name):
+            raise UserError(
+                f"{path} is an input of this command and has the name of a file that it writes: "
+                "choose another --output_dir"
+            )
+
+
+def check_results(folder: Path, *patterns: str) -> None:
+    """Raise UserError if there are files that an evaluation would replace."""
+    for path in (path for pattern in patterns for path in sorted(folder.glob(pattern))):
+        raise UserError(f"{path} already exists: move it away, or choose another --output_dir")
 
 
 def begin(folder: Path, kind: str, options: Options) -> None:

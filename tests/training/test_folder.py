@@ -47,7 +47,13 @@ def test_an_overwritten_run_leaves_nothing_and_takes_nothing_else(finetune_here,
 
 
 @pytest.mark.parametrize("flag", [(), ("--resume",), ("--overwrite",)])
-@pytest.mark.parametrize("name", ["config.json", "model.params", "metrics.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("config.json", "model.params", "metrics.json", "eval_metrics.json"),
+        *("test_predictions.tsv", "skipped_rows.tsv", "predictions/MRPC.tsv"),
+    ],
+)
 def test_files_that_no_run_has_written_are_refused_and_kept(
     name, flag, finetune_here, data, capsys
 ):
@@ -55,10 +61,54 @@ def test_files_that_no_run_has_written_are_refused_and_kept(
     assert code == 0
     for path in out.iterdir():
         path.unlink()
+    (out / name).parent.mkdir(exist_ok=True)
     (out / name).write_text("{}")
     assert finetune_here("--data_dir", data, *RUN, *flag, out="made")[0] == 2
     assert f"holds {name}, which no run has written" in capsys.readouterr().err
     assert (out / name).read_text() == "{}"
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--overwrite"])
+def test_predictions_that_the_run_has_not_written_are_kept(flag, finetune_here, data, capsys):
+    code, out = finetune_here("--data_dir", data, *RUN)
+    assert code == 0
+    (out / "predictions").mkdir()
+    (out / "predictions/MRPC.tsv").write_text("mine")
+    assert finetune_here("--data_dir", data, *RUN, "--predict_test", flag)[0] == 2
+    assert "holds predictions/MRPC.tsv, which no run has written" in capsys.readouterr().err
+    assert (out / "predictions/MRPC.tsv").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["test_predictions.tsv", "seed-1/dev_mistakes.tsv", "train.tsv"])
+@pytest.mark.parametrize("linked", [False, True])
+def test_an_input_is_neither_overwritten_nor_deleted(name, linked, finetune_here, tmp_path, capsys):
+    rows = "text_a\tlabel\n" + "".join(f"red dog {i}\tl{i % 2}\n" for i in range(20))
+    source = tmp_path / "out" / name
+    source.parent.mkdir(parents=True)
+    source.write_text(rows)
+    given = tmp_path / "link.tsv" if linked else source
+    if linked:
+        given.symlink_to(source)
+    flags = ("--train_file", given, "--dev_file", given, "--test_file", given, *RUN)
+    for more in ((), ("--overwrite",)):
+        refused = name != "train.tsv"
+        assert finetune_here(*flags, *more)[0] == 2 * refused
+        assert (f"{given} is an input of this command" in capsys.readouterr().err) == refused
+        assert source.read_text() == rows
+
+
+def test_an_evaluation_replaces_nothing(finetune_here, data, capsys):
+    flags = ("--data_dir", data, "--predict_test")
+    trained = finetune_here(*flags, *RUN)[1]
+    other = finetune_here("--data_dir", data, *RUN, "--seed", "9", "--predict_test", out="other")[1]
+    before = (other / "predictions/MRPC.tsv").read_bytes()
+    evaluation = ("--model_parameters", trained, "--only_inference")
+    assert finetune_here(*evaluation, *flags, out="other", bert=False)[0] == 2
+    assert f"{other}/predictions/MRPC.tsv already exists" in capsys.readouterr().err
+    assert (other / "predictions/MRPC.tsv").read_bytes() == before
+    for code in (0, 2):
+        assert finetune_here(*evaluation, "--data_dir", data, out="again", bert=False)[0] == code
+    assert "again/eval_metrics.json already exists" in capsys.readouterr().err
 
 
 def test_links_are_not_followed_and_names_from_a_record_stay_inside(finetune_here, data, tmp_path):
