@@ -18,8 +18,10 @@ from importlib import metadata
 from pathlib import Path
 
 from bert import libraries
+from bert.errors import UserError
 from bert.terminal import say, shown
 
+_MOST_THREADS = 1024  # far above what a network profits from
 _CPU_TOPOLOGY = Path("/sys/devices/system/cpu")
 _ARCH_PRCTL = 158  # the system call's number on x86-64
 _CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
@@ -97,6 +99,8 @@ def set_threads(num_threads: int | None = None) -> int:
         asked = os.environ.get("OMP_NUM_THREADS", "")
         num_threads = int(asked) if asked.isdecimal() and int(asked) > 0 else physical_cores()
     num_threads = max(1, num_threads // int(os.environ.get("HOROVOD_LOCAL_SIZE", 1)))
+    if num_threads > _MOST_THREADS:
+        raise UserError(f"--num_threads {num_threads}: choose at most {_MOST_THREADS}")
     os.environ["OMP_NUM_THREADS"] = str(num_threads)
     # OpenMP's threads spin while they wait for each other, by default for as long as a processor
     # beside another busy process may be away: a sentence then took 729 ms instead of 9. On a quiet
@@ -125,6 +129,8 @@ def prepare(num_threads: int | None = None, bfloat16: bool = False) -> int:
 
     Raises
     ------
+    UserError
+        OpenMP cannot start so many threads: it would end the process.
     SystemExit
         MXNet or NumPy is not installed, or MXNet cannot be imported because there is no driver for
         its wheel for GPUs, or another library is missing; a sentence on standard error says so.

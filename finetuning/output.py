@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from bert.errors import RunError, UserError
+from bert.errors import RunError, UserError, reason
 from bert.files import replacing
 from bert.terminal import say, shown
 
@@ -106,7 +106,7 @@ def folder_target(
     try:
         empty = next(output.iterdir(), None) is None
     except OSError as error:
-        raise RunError(f"cannot read {output}: {error.strerror}") from None
+        raise RunError(f"cannot read {output}: {reason(error)}") from None
     if not empty:
         if not is_own(output):
             raise UserError(
@@ -163,7 +163,7 @@ def write_file(target: Target, content: bytes) -> None:
             with open_stream(target.path) as file:
                 file.write(content)
         except OSError as error:
-            raise OSError(f"cannot write {target.path}: {error.strerror}") from None
+            raise OSError(f"cannot write {target.path}: {reason(error)}") from None
         return
     with replacing(target.path) as temporary:
         temporary.write_bytes(content)
@@ -204,7 +204,7 @@ def _status(output: Path) -> os.stat_result | None:
             ) from None
         return None
     except OSError as error:  # a loop of links, a file in the place of a folder, no permission
-        raise RunError(f"cannot write {output}: {error.strerror}") from None
+        raise RunError(f"cannot write {output}: {reason(error)}") from None
 
 
 def _refuse_inputs(output: Path, status: os.stat_result, inputs: Iterable[Input]) -> None:

@@ -48,8 +48,9 @@ class Parser(argparse.ArgumentParser):
         for before, text in zip([self.prog, *args], args, strict=False):
             name, equals, value = text.partition("=")
             if not text.strip() or (name.startswith("--") and equals and not value.strip()):
-                which = name if text.strip() else before
-                self.error(f"the value of {which} is empty: is a shell variable not set?")
+                flag = name if text.strip() else before
+                which = f"the value of {flag}" if flag.startswith("-") else "an argument"
+                self.error(f"{which} is empty: is a shell variable not set?")
         return super().parse_known_args(list(map(self._current_spelling, args)), namespace)
 
     def _current_spelling(self, argument: str) -> str:

@@ -50,6 +50,15 @@ def test_what_is_wrong_is_one_sentence_in_one_form(script, tmp_path, monkeypatch
         assert sentence.startswith(f"{name}: ") and sentence.endswith("(--help lists the flags)")
 
 
+@scripts
+def test_an_empty_argument_is_not_named_after_what_stands_before_it(script, capsys):
+    for flags in ([""], ["run", ""]):
+        with pytest.raises(SystemExit) as end:
+            script.main(flags)
+        assert end.value.code == 2
+        assert f"{script.__name__}.py: an argument is empty" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("script", ["plot_runs", "pack_submission"])
 def test_what_reads_text_only_needs_no_mxnet(script, tmp_path):
     program = (

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from bert.errors import UserError
+from bert.errors import UserError, reason
 from bert.files import open_own, read_json, refuse_foreign, write_json
 from finetuning.console import log
 from finetuning.options import Options
@@ -194,7 +194,7 @@ def locked(folder: Path) -> Iterator[None]:
                 raise UserError(f"{path} is a link to another folder: move it away")
         lock = open_own(folder / ".lock")
     except OSError as error:
-        raise UserError(f"cannot write to the output folder {folder}: {error.strerror}") from None
+        raise UserError(f"cannot write to the output folder {folder}: {reason(error)}") from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -13,6 +13,7 @@ from dataset import DEV_EXAMPLES
 from finetuning import signals
 from finetuning.console import ProgressReport, log
 from finetuning.flags import flags_of
+from finetuning.results.finished_run import read_results
 from finetuning.results.predictions import mistakes_text, read_predictions
 from finetuning.results.tensorboard_events import EventFile
 from finetuning.training import checkpoint
@@ -134,7 +135,15 @@ def mend(run: Run, folder: Path) -> None:
             f"the finished run in {folder} lacks {', '.join(lost)}, which only training gives: "
             "train it again with --overwrite"
         )
-    read_params(folder / "model.params")  # raises if it is damaged
+    task = run.data.task
+    try:
+        read_params(folder / "model.params")
+        read_results(folder, task)
+        predictions = read_predictions(folder / "dev_predictions.tsv", task, len(run.data.dev[""]))
+    except UserError as error:
+        raise UserError(
+            f"{error}; only training gives this file: train again with --overwrite"
+        ) from None
     described = ["config.json", "vocab.txt", DEV_EXAMPLES]
     if run.classifier.tokenizer.tokenizer_json is not None:
         described.append("tokenizer.json")
@@ -142,10 +151,8 @@ def mend(run: Run, folder: Path) -> None:
         write_model_description(run, folder)
     mistakes = folder / "dev_mistakes.tsv"
     if run.data.dev_texts and not mistakes.is_file():
-        task, examples = run.data.task, len(run.data.dev_texts)
-        logits = read_predictions(folder / "dev_predictions.tsv", task, examples).logits
         claim(folder, mistakes.name)
-        write_text(mistakes, mistakes_text(run.data.dev_texts, logits, task))
+        write_text(mistakes, mistakes_text(run.data.dev_texts, predictions.logits, task))
 
 
 def write_model_description(run: Run, folder: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from conftest import ROOT, run_script
 
 from bert import runtime
+from bert.errors import UserError
 
 
 @pytest.mark.parametrize("local_ranks, threads", [("1", 4), ("2", 2), ("3", 1), ("9", 1)])
@@ -31,6 +32,11 @@ def test_the_users_number_of_threads_is_kept(environment, threads):
     code = "import os; from bert import runtime; runtime.prepare(); print(os.environ[{!r}])"
     run = run_script("-c", code.format("OMP_NUM_THREADS"), env=os.environ | environment)
     assert run.stdout.split() == [str(threads)], run.stderr
+
+
+def test_more_threads_than_openmp_can_start_are_refused():
+    with pytest.raises(UserError, match="--num_threads 100000: choose at most"):
+        runtime.prepare(100_000)
 
 
 @pytest.mark.parametrize(

@@ -161,10 +161,11 @@ def test_what_only_training_gives_is_named_with_the_way_out(name, finetune_here,
     flags = ("--data_dir", data, *RUN)
     code, out = finetune_here(*flags)
     assert code == 0
-    (out / name).unlink()
-    assert finetune_here(*flags, "--resume")[0] == 2
-    error = capsys.readouterr().err
-    assert name in error and "--overwrite" in error
+    for damage in (lambda path: path.write_text("{}"), lambda path: path.unlink()):
+        damage(out / name)
+        assert finetune_here(*flags, "--resume")[0] == 2
+        error = capsys.readouterr().err
+        assert name in error and "--overwrite" in error and error.count("\n") == 1
 
 
 def test_one_kind_of_run_does_not_resume_another(finetune_here, data, capsys):
