@@ -120,7 +120,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--input - needs --input_format: {', '.join(FORMATS)}")
     if args.gpu and args.dtype == "bfloat16":
         parser.error("--dtype bfloat16 is for CPUs: leave out --gpu")
-    ending = str(args.output).rpartition(".")[2]
+    ending = str(args.output).rpartition(".")[2].lower()
     if ending in ("gz", "bz2", "xz", "zst"):
         parser.error(f"--output is not compressed: choose a name without .{ending}")
     if not args.format:

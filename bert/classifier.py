@@ -83,6 +83,12 @@ def read_classifier(path: str | Path) -> SavedClassifier:
             f"{parameters}: no such model (expected the --output_dir of a training run)"
         )
     folder = parameters.parent
+    if not (folder / "config.json").exists():
+        raise UserError(
+            f"{folder} has no config.json: finetune_classifier.py --resume writes that of a "
+            "finished run again; gluonnlp's script wrote none, so its .params can only be passed "
+            "as --pretrained_bert_parameters, with its vocabulary beside it"
+        )
     config = read_config(folder)
     tokenizer = read_tokenizer(folder, config)
     sizes = config_from_huggingface(folder / "config.json")

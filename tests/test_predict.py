@@ -159,6 +159,7 @@ def test_every_format_gives_the_same_rows(runs, tmp_path):
     [
         ("out.tsv", (), "\t"),
         ("out.csv", (), ","),
+        ("out.CSV", (), ","),
         ("out", ("--format", "csv"), ","),
         ("out.jsonl", ("--format", "tsv"), "\t"),
     ],

@@ -17,6 +17,9 @@ from finetuning.data.tables import listed
 from finetuning.data.tasks import OWN_DATA, Task, files_to_predict, find_task, own_task, task_folder
 from finetuning.options import Options
 
+# The normal numbers of float32, as floats of Python: a comparison must not overflow.
+_LEAST_WEIGHT, _MOST_WEIGHT = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+
 
 @dataclass(frozen=True)
 class Splits:
@@ -120,8 +123,10 @@ def parse_class_weights(text: str, task: Task, label: np.ndarray) -> np.ndarray:
             weight = float(number)
         except ValueError:
             weight = 0.0
-        if not 0 < weight < float("inf"):
-            raise UserError(f"--class_weights {text}: {number!r} is not a positive number")
+        if not _LEAST_WEIGHT <= weight <= _MOST_WEIGHT:
+            raise UserError(
+                f"--class_weights {text}: {number!r} is not a positive number of float32"
+            )
         weights[task.labels.index(name)] = weight
     if rest:
         raise UserError(

@@ -90,6 +90,7 @@ def rewrite(**changes):
 @pytest.mark.parametrize(
     "change, complaint",
     [
+        (lambda run: (run / "config.json").unlink(), "no config.json.*pretrained_bert_parameters"),
         (lambda run: (run / "model.params").unlink(), "no such model .expected the --output_dir"),
         (edit('"max_len"', '"length"'), "is not from a fine-tuning run: missing keys max_len"),
         (edit("grün", "rot"), "config.json is damaged or was edited"),

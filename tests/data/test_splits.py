@@ -52,7 +52,7 @@ def test_class_weights_are_balanced_or_named():
         pytest.approx(4 / 2),
     ]
     assert parse_class_weights("b=c=2.5", task, label).tolist() == [1.0, 2.5]
-    for wrong in ("d=1", "a=x", "a=-1", "a", "a=inf"):
+    for wrong in ("d=1", "a=x", "a=-1", "a", "a=inf", "a=1e39", "a=1e-50"):
         with pytest.raises(UserError, match="--class_weights"):
             parse_class_weights(wrong, task, label)
 
