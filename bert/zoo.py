@@ -102,12 +102,13 @@ _ALIASES = {"wiki_multilingual": "wiki_multilingual_uncased", "wiki_cn": "wiki_c
 
 
 def look_up(name: str, dataset_name: str) -> Checkpoint:
-    """Return a model of the zoo; raises UserError with the table if there is none."""
+    """Return a model of the zoo; raises UserError if there is none."""
     key = (name, _ALIASES.get(dataset_name, dataset_name))
     if key not in ZOO:
         raise UserError(
-            f"there is no {name} pretrained on {dataset_name}. Besides any repository of the "
-            f"Hugging Face Hub (organisation/name) and any folder, there are:\n{table()}"
+            f"there is no folder {name}, and no {name} pretrained on {dataset_name} (python -m "
+            "bert.zoo lists what there is): name one of these, a folder, or a repository of a BERT "
+            "on the Hugging Face Hub (organisation/name)"
         )
     return ZOO[key]
 

@@ -262,14 +262,10 @@ def test_a_tokenizer_json_serves_where_there_is_no_vocab_txt(server, here):
     assert {"tokenizer.json", "tokenizer_config.json"} <= set(server.fetched())
 
 
-def test_a_name_that_the_zoo_has_not_is_answered_with_its_table():
-    for name, dataset_name in (
-        ("bert_24_1024_16", "wiki_cn"),
-        ("bert_7_7_7", None),
-    ):
-        with pytest.raises(UserError) as error:
-            bert.get_model(name, dataset_name)
-        assert all(f"{n} " in str(error.value) for n, _ in zoo.ZOO)
+def test_a_name_that_the_zoo_has_not_is_answered_in_one_line_that_says_where_they_are():
+    with pytest.raises(UserError, match=r"no folder bert_9_9_9.*python -m bert.zoo") as error:
+        zoo.look_up("bert_9_9_9", "book_corpus_wiki_en_uncased")
+    assert "\n" not in str(error.value)
 
 
 def test_the_table_says_sizes_sources_and_what_is_cached(server, here, monkeypatch, tiny_config):
