@@ -106,9 +106,9 @@ def look_up(name: str, dataset_name: str) -> Checkpoint:
     key = (name, _ALIASES.get(dataset_name, dataset_name))
     if key not in ZOO:
         raise UserError(
-            f"there is no folder {name}, and no {name} pretrained on {dataset_name} (python -m "
-            "bert.zoo lists what there is): name one of these, a folder, or a repository of a BERT "
-            "on the Hugging Face Hub (organisation/name)"
+            f"there is no {name} pretrained on {dataset_name} (python -m bert.zoo lists what there "
+            f"is) and no folder {name}: name one of these, or a repository of the Hugging Face Hub "
+            "(organisation/name)"
         )
     return ZOO[key]
 

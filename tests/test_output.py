@@ -333,3 +333,15 @@ def test_a_folder_of_the_commands_own_is_replaced_if_asked(writes_folder, tmp_pa
     assert writes_folder("--output_dir", tmp_path / "link", "--overwrite") == 0
     assert (tmp_path / "link").is_symlink() and tree(out).keys() == written.keys()
     assert {path.name for path in tmp_path.iterdir()} == {"run", "out", "link"}
+
+
+def test_predictions_may_stand_beside_the_model(finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    rows = write_sentences(tmp_path / "in.csv", 9, 1)
+    argv = ["--model_dir", str(run), "--input", str(rows), "--output", str(run / "new.jsonl")]
+    for more in ([], ["--overwrite"]):
+        assert predict.main([*argv, *more]) == 0
+    command = [sys.executable, "predict.py", *argv[:4]]
+    with (run / "out.jsonl").open("wb") as file:
+        assert subprocess.run(command, cwd=ROOT, stdout=file).returncode == 0
+    assert (run / "out.jsonl").read_bytes() == (run / "new.jsonl").read_bytes()

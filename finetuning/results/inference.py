@@ -26,6 +26,7 @@ from finetuning.output import Input, Target, file_target, open_stream, refuse_ap
 from finetuning.results.partial import fingerprint, partial_output, partial_path
 from finetuning.results.predictions import OutputFormat, softmax
 from finetuning.results.texts import InputRow, argument_row, file_rows, line_rows
+from finetuning.training.record import is_of_run
 
 # How many batches of a file are read, sorted by length and written at a time: enough for little
 # padding, few enough for constant memory. Standard input is answered batch by batch.
@@ -65,8 +66,10 @@ def run(args: argparse.Namespace) -> None:
 def output_target(args: argparse.Namespace) -> Target | None:
     """Return where --output writes; None for standard output. UserError if it is an input."""
     folder = Path(args.model_dir)
+    inputs: list[Input] = [folder]
     folder = folder if folder.is_dir() else folder.parent
-    inputs: list[Input] = list(folder.glob("*"))
+    # Not every file in the folder: earlier predictions may be there.
+    inputs += [path for path in folder.glob("*") if is_of_run(path.name)]
     if args.text_a is None:
         inputs.append(Path(args.input) if args.input else 0)
     if args.output:

@@ -77,13 +77,18 @@ class Record:
     finished: dict | None = None
 
 
+def is_of_run(name: str) -> bool:
+    """Tell whether a file in a run's folder has the name of one that belongs to the run."""
+    return name in (RECORD, "train.log", ".lock") or NAMES.fullmatch(name) is not None
+
+
 def read_record(folder: Path) -> Record | None:
     """Return a folder's record, or None if it has none; UserError if it is damaged."""
     path = folder / RECORD
     if not path.is_file():
         return None
-    content = read_json(path)
     try:
+        content = read_json(path)
         _RECORD(content, "")
     except ValueError as error:
         raise UserError(

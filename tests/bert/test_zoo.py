@@ -263,7 +263,7 @@ def test_a_tokenizer_json_serves_where_there_is_no_vocab_txt(server, here):
 
 
 def test_a_name_that_the_zoo_has_not_is_answered_in_one_line_that_says_where_they_are():
-    with pytest.raises(UserError, match=r"no folder bert_9_9_9.*python -m bert.zoo") as error:
+    with pytest.raises(UserError, match=r"no bert_9_9_9 .*python -m bert.zoo.* no folder") as error:
         zoo.look_up("bert_9_9_9", "book_corpus_wiki_en_uncased")
     assert "\n" not in str(error.value)
 

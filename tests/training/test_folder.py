@@ -130,6 +130,13 @@ def test_links_are_not_followed_and_names_from_a_record_stay_inside(finetune_her
             folder.find_run(out)
 
 
+@pytest.mark.parametrize("content", ["", "[]", "[" * 9999, '{"kind": 5}'])
+def test_a_damaged_record_is_refused_with_a_way_out(content, tmp_path):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(UserError, match=r"not the record of a run .*choose another --output_dir"):
+        folder.find_run(tmp_path)
+
+
 def test_a_finished_run_is_never_trained_again(finetune_here, data, capsys):
     flags = ("--data_dir", data, *RUN)
     code, out = finetune_here(*flags)
