@@ -80,7 +80,8 @@ def read_classifier(path: str | Path) -> SavedClassifier:
     parameters = path / "model.params" if path.is_dir() else path
     if not parameters.is_file():
         raise UserError(
-            f"{parameters}: no such model (expected the --output_dir of a training run)"
+            f"{parameters}: no such model (expected the --output_dir of a training run, or what "
+            "python3 -m finetuning.convert_gluonnlp made of a file of gluonnlp's)"
         )
     folder = parameters.parent
     if not (folder / "config.json").exists():

@@ -25,6 +25,7 @@ from bert.tokenizer import BERTTokenizer, check_vocabulary, read_tokenizer
 from bert.tokenizer_files import find_tokenizer
 
 log = logging.getLogger("bert")
+_HEAD_DROPPED = "warning: %s is a classifier's: its encoder is used, under a new head"
 
 
 @dataclass(frozen=True)
@@ -167,10 +168,13 @@ def read_weights(pretrained: Pretrained, root: str | Path | None = None) -> dict
     if weights is None:
         raise ValueError("the weights were not asked for")
     if weights.suffix == ".params":
-        heads = ("decoder.", "classifier.")  # gluonnlp's, and a classifier's own
+        heads = ("decoder.", "classifier.", "regression.")  # gluonnlp's, and a classifier's own
+        arrays = read_params(weights)
+        if any(name.startswith("bert.") for name in arrays):
+            log.warning(_HEAD_DROPPED, weights)
         return {
             name.removeprefix("bert."): array
-            for name, array in read_params(weights).items()
+            for name, array in arrays.items()
             if not name.startswith(heads)
         }
     home = mxnet_home()
@@ -255,10 +259,12 @@ def _in_directory(folder: Path, with_weights: bool) -> Pretrained:
             f"m.save_pretrained('converted'); t.BertTokenizer('{folder}/vocab.txt')"
             ".save_pretrained('converted')\" and pass the folder converted"
         )
-    config = _config(folder / "config.json")
     weights = folder / zoo.WEIGHTS
     if not weights.is_file() and (folder / "model.params").is_file():
-        weights = folder / "model.params"
+        weights = folder / "model.params"  # read_weights warns of its head
+        config = config_from_huggingface(folder / "config.json")
+    else:
+        config = _config(folder / "config.json")
     if with_weights and not weights.is_file() and any(folder.glob("*.bin")):
         raise UserError(f"{folder} has no {zoo.WEIGHTS}{_how_to_convert(folder)}")
     return Pretrained(config, _tokenizer_in(folder), weights if with_weights else None)
@@ -289,5 +295,5 @@ def _config(path: Path) -> BERTConfig:
     config = config_from_huggingface(path)
     heads = read_json(path).get("architectures")
     if isinstance(heads, list) and any(str(head).endswith("Classification") for head in heads):
-        log.warning(f"warning: {path} is a classifier's: its encoder is used, under a new head")
+        log.warning(_HEAD_DROPPED, path)
     return config

@@ -78,6 +78,12 @@ def read_config(folder: Path) -> dict:
         what a run writes.
     """
     path, vocab = folder / "config.json", folder / "vocab.txt"
+    if not path.exists():
+        raise UserError(
+            f"{folder} is not the folder of a training run: it has no config.json; of a file that "
+            "gluonnlp's script has fine-tuned, python3 -m finetuning.convert_gluonnlp FILE DIR "
+            "--task_name TASK makes such a folder"
+        )
     content = read_bytes(path)
     config = parse_json(content, path)
     missing = [name for name in _NEEDED if name not in config]

@@ -20,7 +20,8 @@ _FENCE = re.compile(r"^```.*?^```$", re.M | re.S)
 _OTHER_FLAGS = {"--no-deps", "--stock"}
 _FOLDERS = r"(?:finetuning|bert|tests|benchmarks|docs|sample_data)"
 _SCRIPT = re.compile(
-    r"(?:-m (?P<module>bert\.\w+)|(?P<file>(?:benchmarks/)?\w+\.py))(?P<rest>(?= |$).*)"
+    r"(?:-m (?P<module>(?:bert|finetuning)\.\w+)|(?P<file>(?:benchmarks/)?\w+\.py))"
+    r"(?P<rest>(?= |$).*)"
 )
 
 
@@ -108,7 +109,7 @@ def test_the_map_shows_every_file_and_no_other():
 
 def help_of(script, *words):
     """Return what a command prints with these flags and --help; a bad value fails."""
-    where = ["-m", script] if script.startswith("bert.") else [script]
+    where = [script] if script.endswith(".py") else ["-m", script]
     shown = subprocess.run(
         [sys.executable, *where, *words, "--help"], cwd=ROOT, capture_output=True, text=True
     )
@@ -131,7 +132,8 @@ def test_commands_have_flags_that_exist(command):
 def test_flags_that_are_named_exist():
     scripts = [path.name for path in ROOT.glob("*.py")]
     commands = [name for name in scripts if name not in ("dataset.py", "optimizer.py")]
-    known = _OTHER_FLAGS.union(*map(help_of, [*commands, "bert.convert"]))
+    modules = ["bert.convert", "finetuning.convert_gluonnlp"]
+    known = _OTHER_FLAGS.union(*map(help_of, [*commands, *modules]))
     for page in PAGES:
         if page.name in ("CHANGELOG.md", "flags.md"):  # what there was; generated
             continue

@@ -1,4 +1,7 @@
-"""Export a fine-tuned model and verify it on the run's dev examples: export_classifier.py."""
+"""Export a fine-tuned model and verify it on the run's dev examples: export_classifier.py.
+
+A folder with the model alone, as convert_gluonnlp.py writes it, is verified on random texts.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,14 @@ from bert.errors import RunError, UserError
 from bert.files import write_text
 from bert.parameters import read_params, release_memory
 from bert.terminal import say, shown
-from dataset import DEV_EXAMPLES, TokenizedExamples, evaluation_batches, padded_batch
+from dataset import (
+    DEV_EXAMPLES,
+    Examples,
+    TokenizedExamples,
+    evaluation_batches,
+    padded_batch,
+    tokenize,
+)
 from finetuning import console
 from finetuning.data.tasks import Task, task_from_config
 from finetuning.output import folder_target, replacing_folder
@@ -33,6 +43,9 @@ _TOLERANCE = 1e-3
 # The same for the logits that a run in bfloat16 or float16 recorded, compared with float32.
 _LOW_PRECISION_TOLERANCE = 0.3
 _CONFIDENCE = 0.95
+# What a run was measured on; a folder with none of these files holds the model alone.
+_MEASURED = ("metrics.json", "dev_predictions.tsv", DEV_EXAMPLES)
+_RANDOM_EXAMPLES = 64
 # The files of weights, in all formats.
 _WEIGHTS = (".params", ".safetensors", ".onnx")
 
@@ -51,7 +64,7 @@ def export(args: argparse.Namespace) -> None:
     run = run if run.is_dir() else run.parent
     out = folder_target(Path(args.output_dir), [run], args.overwrite, is_export)
     check = load_check(run, args)
-    say(f"comparing labels and logits of the run's {len(check.examples)} dev examples")
+    say(f"comparing labels and logits of {check.what}")
     rows = [check.row("this project", check.logits, (run / "model.params").stat().st_size)]
     steps = [(args.format, format.write, _TOLERANCE)]
     if args.quantize and format.quantize:
@@ -75,7 +88,8 @@ def export(args: argparse.Namespace) -> None:
                     "nothing of it was kept"
                 )
             rows.append(check.row(name, logits, _bytes_of_weights(folder)))
-        card = model_card.export_text(config, check.arguments, format, [check.header, *rows])
+        table: list[list] = [check.header, *rows]
+        card = model_card.export_text(config, check.arguments, format, check.what, table)
         write_text(folder / "README.md", card)
     say(console.table(check.header, rows))
     say(shown(f"written to {out}: {', '.join(sorted(path.name for path in out.iterdir()))}"))
@@ -94,29 +108,40 @@ class Check:
     examples: TokenizedExamples
     logits: np.ndarray  # [examples, outputs], as predict.py computes them
     arguments: dict  # the run's, from metrics.json
+    labelled: bool  # False: the examples are random texts
+
+    @property
+    def what(self) -> str:
+        kind = "dev examples of the run" if self.labelled else "random texts (there is no dev data)"
+        return f"{len(self.examples)} {kind}"
 
     @property
     def header(self) -> list[str]:
-        names = ["accuracy", "95 % interval", "labels changed"]
-        if self.task.regression:
-            names = ["pearson", "95 % interval"]
-        return ["", *names, "max difference", "size MB"]
+        names = ["pearson" if self.task.regression else "accuracy", "95 % interval"]
+        changed = [] if self.task.regression else ["labels changed"]
+        return ["", *(names if self.labelled else []), *changed, "max difference", "size MB"]
 
     def row(self, name: str, logits: np.ndarray, size: int) -> list[float | str]:
         """Return a row of the table for logits ``[examples, outputs]``; ``size`` in bytes."""
-        label, changed = self.examples.label, []
+        changed = []
+        if not self.task.regression:
+            other = logits.argmax(axis=1) != self.logits.argmax(axis=1)
+            changed = [str(other.sum())]
+        difference = f"{np.abs(logits - self.logits).max():.2g}"
+        score = self._score(logits) if self.labelled else []
+        return [name, *score, *changed, difference, f"{size / 1e6:.1f}"]
+
+    def _score(self, logits: np.ndarray) -> list[float | str]:
+        label = self.examples.label
         if self.task.regression:
             metric = metrics.compute(logits, label, ("pearson",))["pearson"]
             low, high = metrics.pearson_interval(logits[:, 0], label, _CONFIDENCE)
         else:
-            predicted = logits.argmax(axis=1)
-            right = int((predicted == label).sum())
+            right = int((logits.argmax(axis=1) == label).sum())
             metric = right / len(label)
             low, high = binomtest(right, len(label)).proportion_ci(_CONFIDENCE, method="wilson")
-            changed = [str((predicted != self.logits.argmax(axis=1)).sum())]
-        difference = f"{np.abs(logits - self.logits).max():.2g}"
-        interval = f"{low:.3f} to {high:.3f}" if np.isfinite([low, high]).all() else "unknown"
-        return [name, float(metric), interval, *changed, difference, f"{size / 1e6:.1f}"]
+        known = np.isfinite([low, high]).all()
+        return [float(metric), f"{low:.3f} to {high:.3f}" if known else "unknown"]
 
 
 def _bytes_of_weights(folder: Path) -> int:
@@ -124,7 +149,7 @@ def _bytes_of_weights(folder: Path) -> int:
 
 
 def load_check(run: Path, args: argparse.Namespace) -> Check:
-    """Read what a run was measured on, and compute its logits again.
+    """Read what a run was measured on, or make up texts, and compute their logits.
 
     Raises
     ------
@@ -133,18 +158,36 @@ def load_check(run: Path, args: argparse.Namespace) -> Check:
     """
     model = load_classifier(args.model_dir)
     task = task_from_config(model.config)
-    arguments = read_results(run, task)["arguments"]
-    examples = read_dev_examples(run, model, task)
-    recorded = read_predictions(run / "dev_predictions.tsv", task, len(examples)).logits
+    arguments, recorded = {}, None
+    if any((run / name).exists() for name in _MEASURED):
+        arguments = read_results(run, task)["arguments"]
+        examples = read_dev_examples(run, model, task)
+        recorded = read_predictions(run / "dev_predictions.tsv", task, len(examples)).logits
+    else:
+        examples = random_examples(model, task)
     model.compile()
     logits = predict(model.net, examples, args.batch_size, Workers([mx.cpu()]))
     tolerance = _TOLERANCE if arguments.get("dtype") == "float32" else _LOW_PRECISION_TOLERANCE
-    if not np.abs(logits - recorded).max() <= tolerance:
+    if recorded is not None and not np.abs(logits - recorded).max() <= tolerance:
         raise UserError(
             f"{run}: model.params does not give the predictions in dev_predictions.tsv: is a run "
             "still writing there?"
         )
-    return Check(task, examples, logits, arguments)
+    return Check(task, examples, logits, arguments, recorded is not None)
+
+
+def random_examples(model: Classifier, task: Task) -> TokenizedExamples:
+    """Return texts of random words of the vocabulary, of all lengths, with meaningless labels."""
+    random = np.random.default_rng(0)
+    words, max_len = list(model.tokenizer.vocab), model.config["max_len"]
+
+    def texts() -> list[str]:
+        lengths = random.integers(1, max_len, _RANDOM_EXAMPLES)
+        return [" ".join(random.choice(words, length)) for length in lengths]
+
+    label = np.zeros(_RANDOM_EXAMPLES, np.float32 if task.regression else np.int32)
+    pairs = texts() if task.text_b_column is not None else None
+    return tokenize(Examples(texts(), pairs, label), model.tokenizer, max_len)
 
 
 def read_dev_examples(run: Path, model: Classifier, task: Task) -> TokenizedExamples:

@@ -197,7 +197,9 @@ def is_export(folder: Path) -> bool:
     return contains(folder / "README.md", _EXPORT_MARK)
 
 
-def export_text(config: dict, arguments: dict, format: Format, measured: list[list]) -> str:
+def export_text(
+    config: dict, arguments: dict, format: Format, examples: str, measured: list[list]
+) -> str:
     """Return the model card of an export.
 
     Parameters
@@ -205,8 +207,10 @@ def export_text(config: dict, arguments: dict, format: Format, measured: list[li
     config : dict
         The run's config.json.
     arguments : dict
-        The arguments in the run's metrics.json.
+        The arguments in the run's metrics.json, or none.
     format : Format
+    examples : str
+        What the measurements are of.
     measured : list of rows
         A header, and a row for the run and for each file of weights that was compared with it.
     """
@@ -240,16 +244,13 @@ From {" and ".join(_code(column) for column in columns if column is not None)} i
 The logits are [examples, {"labels]" if labels[1:] else "1], the number itself"}. The model \
 was trained on at most {config["max_len"]} tokens per example: truncate longer texts.
 
-## Results on the run's dev examples
+## Results on {examples}
 
 {_table(rows[0], rows[1:])}
 
 {_section("## Labels", names)}\
 {_section(_EXPORT_CALIBRATION, _numbers("", calibration))}\
-## Trained with
-
-{_table(["argument", "value"], _given(arguments))}
-"""
+{_section("## Trained with", _table(["argument", "value"], _given(arguments)))}"""
 
 
 _EXPORT_CALIBRATION = """\

@@ -60,7 +60,7 @@ def test_arguments_that_are_0_are_in_the_card():
 def test_the_card_of_an_export_says_how_to_apply_the_calibration():
     config = {**CONFIG, "calibration": {"temperature": 1.5, "threshold": 0.25}}
     measured = [["", "accuracy"], ["this project", 0.75], ["onnx", 0.5]]
-    card = model_card.export_text(config, {"seed": 0}, FORMATS["onnx"], measured)
+    card = model_card.export_text(config, {"seed": 0}, FORMATS["onnx"], "30 examples", measured)
     assert card.startswith("---\nlibrary_name: onnx\n")
     for expected in (
         "max_length=128",
@@ -135,7 +135,7 @@ def test_no_name_can_break_out_of_the_card(name):
         config, {**RESULTS, "best": best, "arguments": arguments, "environment": {name: name}}
     )
     for format in FORMATS.values():
-        card += model_card.export_text(config, arguments, format, [["", "x"], ["run", 1.0]])
+        card += model_card.export_text(config, arguments, format, "x", [["", "x"], ["run", 1.0]])
     usage = "|".join(re.escape(f.usage.format(max_len=128)) for f in FORMATS.values())
     ours = rf"{usage}|<!--.*-->|```python\n(.*\n)*?```|\[examples, labels\]"
     code = r"<code>[\w ]*(&#\d+;[\w ]*)*</code>|`[^`\n]*`"
