@@ -47,6 +47,7 @@ _CALIBRATION = {
 _POSSIBLE = {
     "bert_revision": schema.optional(schema.text),
     "quoted_tsv": schema.flag,
+    "language": schema.text,
     # The logits are divided by the temperature: one of almost 0 would make them infinite.
     "calibration": schema.fields({"temperature": schema.number(1e-3, 1e3)}, _CALIBRATION),
 }

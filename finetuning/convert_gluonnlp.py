@@ -39,6 +39,7 @@ from finetuning.parser import Parser, count
 _NLI = ("neutral", "entailment", "contradiction")
 _LABELS = {
     "MNLI": _NLI,
+    "XNLI": _NLI,
     "QNLI": ("not_entailment", "entailment"),
     "RTE": ("not_entailment", "entailment"),
 }

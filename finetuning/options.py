@@ -15,7 +15,7 @@ from typing import Any
 from bert import __version__
 from bert.errors import UserError
 from bert.terminal import say
-from finetuning.data.tasks import OWN_DATA, TASKS, find_task
+from finetuning.data.tasks import LANGUAGES, OWN_DATA, TASKS, find_task
 from finetuning.flags import (
     OptionsParser,
     Rule,
@@ -66,9 +66,12 @@ class Options:
     # fmt: off
 
     task_name: str = flag("MRPC", lambda name: find_task(name).name, "TASK",
-        ", ".join(TASKS), decides=True, in_config=True, group="GLUE tasks")
+        ", ".join(TASKS), decides=True, in_config=True, group="tasks with a name")
     data_dir: Path | None = flag(None, Path, "DIR", "folder with one subfolder per task",
         unset="$GLUE_DIR")
+    language: str | None = flag(None, one_of(*LANGUAGES), "LANG",
+        "language of XNLI: of the training file, and of the rows read of the dev and test files",
+        unset="zh, or that of --model_parameters", decides=True)
 
     train_file: Path | None = flag(None, Path, "FILE",
         "train on these rows (.tsv: one line is one row, and quotes are text; .csv: RFC 4180; "
@@ -169,7 +172,8 @@ class Options:
         "to, and write eval_metrics.json if --output_dir is given")
     predict_test: bool = switch(
         "predict the task's test set with the best epoch's model, into predictions/TASK.tsv in "
-        "gluebenchmark.com's format (pack_submission.py packs these files)")
+        "gluebenchmark.com's format (pack_submission.py packs these files); test sets with labels, "
+        "into test_predictions.tsv, and score them")
     calibrate: bool = switch(
         "after training, fit the temperature of the probabilities and, for two labels, the "
         "threshold with the highest F1 to the dev set; predict.py finds both in config.json "
@@ -266,8 +270,9 @@ RULES: tuple[Rule[Options], ...] = (
         excludes="train_file resume overwrite seeds"),
     Rule(lambda o: o.only_inference and bool({"predict_test", "test_file"} & o.given),
         "predicting with --only_inference", needs="output_dir"),
-    Rule(_FILES, "--task_name is for GLUE's files", excludes="task_name"),
-    Rule(_FILES, "--predict_test is for GLUE's test files", excludes="predict_test"),
+    Rule(_FILES, "--task_name is not for your own files", excludes="task_name"),
+    Rule(_FILES, "--language is for XNLI's files", excludes="language"),
+    Rule(_FILES, "--predict_test is not for your own files", excludes="predict_test"),
     Rule("text_a_column text_b_column label_column regression quoted_tsv", needs=_FILES),
     Rule(_same_columns, "the columns of texts and label must be different ones"),
     Rule("dev_fraction folds", needs="train_file"),

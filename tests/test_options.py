@@ -107,6 +107,7 @@ BREAKS = (
     (*MODEL, "--only_inference", "--resume"),
     (*MODEL, "--only_inference", "--test_file", "t.csv"),
     (*TRAIN, "--task_name", "RTE"),
+    (*TRAIN, "--language", "de"),
     (*TRAIN, "--predict_test"),
     ("--regression",),
     (*TRAIN, "--text_b_column", "text_a"),

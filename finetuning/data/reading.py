@@ -1,4 +1,4 @@
-"""From files to examples: GLUE's files, and a user's own."""
+"""From files to examples: those of tasks with a name, and a user's own."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from bert.errors import UserError
 from dataset import ORIGIN, Examples, Texts
+from finetuning.data.lines import read_lines
 from finetuning.data.rows import BadRows, InputFile, Row
 from finetuning.data.tables import delimited_rows, format_of, listed, table_rows
 from finetuning.data.tasks import Task, check_labels
@@ -25,7 +26,7 @@ _QUOTED_ADVICE = "; if a spreadsheet has quoted the fields, pass --quoted_tsv"
 def read_glue(
     path: Path, task: Task, bad: BadRows | None = None, labelled: bool = True
 ) -> Examples:
-    """Read a file of a GLUE task: tab-separated without quoting, columns found by their names.
+    """Read a file of a task with a name: tab-separated, columns found by their names.
 
     Parameters
     ----------
@@ -48,14 +49,33 @@ def read_glue(
 
 
 def glue_rows(file: InputFile, task: Task, labelled: bool) -> Iterator[Row]:
-    """Yield the rows of a GLUE file: text_a, text_b (or None) and, if ``labelled``, the label."""
-    columns = [
-        (task.text_a_column,),
-        (task.text_b_column,),
-        (task.label_column if labelled else None,),
-    ]
-    header = task.train_header if labelled else None
-    return delimited_rows(file, "tsv", columns, header, torn=task.malformed_rows > 0)
+    """Yield the rows of a task's file: text_a, text_b (or None) and, if ``labelled``, the label.
+
+    Test files that have labels need not have them in every row.
+    """
+    label: tuple[str | None, ...] = task.names_of(task.label_column)
+    if not labelled:
+        label = (*label, None) if task.labelled_tests else (None,)
+    columns = [task.names_of(task.text_a_column), task.names_of(task.text_b_column), label]
+    header = task.train_header if labelled or task.labelled_tests else None
+    # Such files are passed on with a header and without.
+    if header and task.labelled_tests and task.text_a_column in first_fields(file.path):
+        header = None
+    if task.language:
+        columns.append(("language", None))
+    for row in delimited_rows(file, "tsv", columns, header, torn=task.malformed_rows > 0):
+        if row.values and task.where:
+            text_a, text_b, given, *language = row.values
+            values = [text_a, text_b, task.label_aliases.get(given or "", given)]
+            foreign = language not in ([], [None], [task.language])
+            row = row._replace(values=values, foreign=foreign)
+        yield row
+
+
+def first_fields(path: Path) -> list[str]:
+    """Return the fields of the first line of a tab-separated file."""
+    _, text, _ = next(read_lines(path), (1, "", None))
+    return text.rstrip("\r\n").split("\t")
 
 
 class TornRows:
@@ -163,6 +183,9 @@ def _collect(
     origin = array("q")
     torn = TornRows(task)
     for number, row in enumerate(rows):
+        if row.foreign:
+            file.foreign += 1
+            continue
         problem = row.problem
         label = row.values[2] if row.values else None
         value = _number(label, task) if task.regression else index_of.get(label or "")

@@ -23,6 +23,7 @@ class Row(NamedTuple):
     values: Sequence[str | None] = ()  # in the wanted columns; of a bad row, what can be read
     problem: str | None = None  # why it cannot be used
     lines: int = 1  # how many it takes: a quoted field may contain line ends
+    foreign: bool = False  # it is in another language than the one that is read
 
 
 # File, line from 1, and the problem of a bad row.
@@ -44,6 +45,8 @@ class InputFile:
         Its rows that are used, the lines that they take, and the first of more than one line.
     skipped, skipped_lines : int
         Its rows that are not used, and their lines.
+    foreign : int
+        Its rows in other languages than the one that is read.
     looks_quoted : int or None
         The first line of a TSV with a text as spreadsheets quote it.
     unlabelled, first_unlabelled : int, str
@@ -60,6 +63,7 @@ class InputFile:
     first_of_several: int | None = None
     skipped: int = 0
     skipped_lines: int = 0
+    foreign: int = 0
     looks_quoted: int | None = None
     unlabelled: int = 0
     first_unlabelled: str = ""
@@ -74,9 +78,11 @@ class InputFile:
             parts[-1] += f" (line breaks in quotes, first in line {self.first_of_several})"
         if self.skipped:
             parts.append(f"{self.skipped} skipped{_in_lines(self.skipped, self.skipped_lines)}")
+        if self.foreign:
+            parts.append(f"{self.foreign} in other languages")
         if self.blank:
             parts.append(f"{self.blank} blank")
-        total = self.header + self.row_lines + self.skipped_lines + self.blank
+        total = self.header + self.row_lines + self.skipped_lines + self.foreign + self.blank
         return f"{total} lines: {', '.join(filter(None, parts))}"
 
     def count_skipped(self, row: Row) -> None:

@@ -14,7 +14,15 @@ from dataset import Examples, TokenizedExamples
 from finetuning.data.reading import read_glue, read_own, read_own_training_file
 from finetuning.data.rows import BadRows
 from finetuning.data.tables import listed
-from finetuning.data.tasks import OWN_DATA, Task, files_to_predict, find_task, own_task, task_folder
+from finetuning.data.tasks import (
+    OWN_DATA,
+    Task,
+    files_to_predict,
+    find_task,
+    own_task,
+    task_file,
+    task_folder,
+)
 from finetuning.options import Options
 
 # The normal numbers of float32, as floats of Python: a comparison must not overflow.
@@ -160,10 +168,18 @@ def read_splits(options: Options, trained: Task | None) -> Splits:
 
 def _read_glue(options: Options, trained: Task | None) -> Splits:
     task = trained or find_task(options.task_name)
+    if options.language:
+        if task.language is None:
+            raise UserError(f"--language is for XNLI: {task.name} has one language")
+        task = replace(task, language=options.language)
     folder = task_folder(options.data_dir, task)
     bad = BadRows(options.skip_bad_rows)
-    dev = {suffix: read_glue(folder / file, task, bad) for suffix, file in task.dev_files.items()}
-    train = None if options.only_inference else read_glue(folder / "train.tsv", task, bad)
+
+    def read(file: str) -> Examples:
+        return read_glue(task_file(folder, task, file), task, bad)
+
+    dev = {suffix: read(file) for suffix, file in task.dev_files.items()}
+    train = None if options.only_inference else read(task.train_file)
     test = files_to_predict(folder, task) if options.predict_test else {}
     return Splits(
         task,

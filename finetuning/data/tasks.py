@@ -1,7 +1,7 @@
-"""The tasks of GLUE, one declaration each, and the task of a user's own files.
+"""The tasks of GLUE and others with a name, one declaration each, and a user's own files' task.
 
-A new GLUE-like task is a declaration in ``TASKS``: the flags, reading, training, test predictions
-and download_glue_data.py follow from it.
+A new task is a declaration in ``TASKS``: the flags, reading, training, test predictions and
+download_glue_data.py follow from it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class Task:
     regression: bool = False
     score_range: tuple[float, float] | None = None  # of a regression's test predictions
     quoted_tsv: bool = False  # of own data: TSV has CSV's quotes
-    # The rest is for GLUE.
+    # The rest is for the tasks with a name.
+    train_file: str = "train.tsv"  # {language} in it is the language
     # Suffix of its metrics -> dev file; the one with the suffix "" selects the best epoch.
     dev_files: dict[str, str] = field(default_factory=lambda: {"": "dev.tsv"})
     test_files: dict[str, str] = field(default_factory=dict)  # name at gluebenchmark.com -> file
@@ -60,6 +61,12 @@ class Task:
     # One .zip or .tsv file, or MRPC's raw .txt files.
     downloads: tuple[Download, ...] = ()
     spellings: tuple[str, ...] = ()  # other names; case, "-" and "_" do not matter
+    # The rest is for tasks that are not GLUE's.
+    where: str = ""  # how to get the files, which download_glue_data.py does not fetch
+    labelled_tests: bool = False  # the test files are like the dev files, labels included
+    other_names: dict[str, str] = field(default_factory=dict)  # column -> its name in other files
+    label_aliases: dict[str, str] = field(default_factory=dict)  # another spelling -> label
+    language: str | None = None  # read only these rows of files with a column "language"
 
     @property
     def outputs(self) -> int:
@@ -70,10 +77,16 @@ class Task:
         """Tell whether the first line of one of the task's files names its columns."""
         return self.train_header is None or file in self.test_files.values()
 
+    def names_of(self, column: str | None) -> tuple[str | None, ...]:
+        """Return the names that a column has in the task's files."""
+        other = self.other_names.get(column or "")
+        return (column, other) if other else (column,)
+
 
 _GLUE = "https://dl.fbaipublicfiles.com/glue/data/"
 _MRPC = "https://dl.fbaipublicfiles.com/senteval/senteval_data/msr_paraphrase_"
 _NO_YES = ("0", "1")
+_MNLI = ("contradiction", "entailment", "neutral")
 _NLI = ("entailment", "not_entailment")
 _TEST = "test.tsv"
 
@@ -112,8 +125,7 @@ _TASKS = (
     Task("QQP", "question1", "question2", "is_duplicate", _NO_YES, ("accuracy", "f1"),
         malformed_rows=100, test_files={"QQP": _TEST}, rows=_rows(363846, 40430, 390965),
         downloads=_zip("QQP-clean.zip")),
-    Task("MNLI", "sentence1", "sentence2", "gold_label",
-        ("contradiction", "entailment", "neutral"), ("accuracy",),
+    Task("MNLI", "sentence1", "sentence2", "gold_label", _MNLI, ("accuracy",),
         spellings=("MNLI-m", "MNLI-mm", "MNLI-matched", "MNLI-mismatched"),
         dev_files={"": "dev_matched.tsv", "_mm": "dev_mismatched.tsv"},
         test_files={"MNLI-m": "test_matched.tsv", "MNLI-mm": "test_mismatched.tsv"},
@@ -129,8 +141,44 @@ _TASKS = (
     Task("WNLI", "sentence1", "sentence2", "label", _NO_YES, ("accuracy",),
         test_files={"WNLI": _TEST}, rows=_rows(635, 71, 146),
         downloads=_zip("WNLI.zip", "a1b4bd2861017d302d29e42139657a42")),
+    # Those of gluonnlp's script that are not GLUE's, in their publishers' layouts. The training
+    # files of XNLI were translated by machine, and have other names of columns.
+    Task("XNLI", "sentence1", "sentence2", "gold_label", _MNLI, ("accuracy",),
+        train_file="multinli.train.{language}.tsv", dev_files={"": "xnli.dev.tsv"},
+        test_files={"test": "xnli.test.tsv"}, labelled_tests=True, language="zh",
+        other_names={"sentence1": "premise", "sentence2": "hypo", "gold_label": "label"},
+        label_aliases={"contradictory": "contradiction"},
+        where="unpack XNLI-1.0.zip and XNLI-MT-1.0.zip of https://dl.fbaipublicfiles.com/XNLI/ "
+        "(CC BY-NC 4.0) into the folder XNLI"),
+    Task("LCQMC", "text_a", "text_b", "label", _NO_YES, ("accuracy",),
+        train_file="train.txt", dev_files={"": "dev.txt"}, test_files={"test": "test.txt"},
+        train_header=("text_a", "text_b", "label"), labelled_tests=True,
+        where="ask its owners for it (http://icrc.hitsz.edu.cn/info/1037/1146.htm) and put "
+        "train.txt, dev.txt and test.txt into the folder LCQMC"),
+    Task("ChnSentiCorp", "text_a", None, "label", _NO_YES, ("accuracy",),
+        test_files={"test": _TEST}, labelled_tests=True,
+        where="unpack https://ernie.bj.bcebos.com/task_data_zh.tgz and put train.tsv, dev.tsv and "
+        "test.tsv of its chnsenticorp into the folder ChnSentiCorp"),
 )
 # fmt: on
+# The languages of XNLI.
+LANGUAGES = (
+    "ar",
+    "bg",
+    "de",
+    "el",
+    "en",
+    "es",
+    "fr",
+    "hi",
+    "ru",
+    "sw",
+    "th",
+    "tr",
+    "ur",
+    "vi",
+    "zh",
+)
 TASKS = {task.name: task for task in _TASKS}
 # The diagnostic set is a second test set for a model of MNLI: it has no rows to train on.
 AX = replace(
@@ -142,24 +190,26 @@ AX = replace(
     downloads=(Download(_GLUE + "AX.tsv"),),
     spellings=("diagnostic",),
 )
-DOWNLOADABLE = {**TASKS, AX.name: AX}
+DOWNLOADABLE = {name: task for name, task in (TASKS | {AX.name: AX}).items() if task.downloads}
 SUBMISSION_FILES = tuple(name for task in DOWNLOADABLE.values() for name in task.test_files)
 # Where AX may be in the data folder: downloaded here, or by other programs.
 _AX_PATHS = ("AX/AX.tsv", "AX/test.tsv", "diagnostic/diagnostic.tsv")
 
 
 def find_task(name: str, among: Mapping[str, Task] = TASKS) -> Task:
-    """Return a GLUE task by any usual spelling (SST, SST-2, sst2).
+    """Return a task by any usual spelling (SST, SST-2, sst2).
 
     Raises
     ------
     UserError
         ``among`` (with ``DOWNLOADABLE``, also AX) has no such task; it lists them.
     """
-    for task in DOWNLOADABLE.values():
+    for task in (*TASKS.values(), AX):
         if _plain(name) in map(_plain, (task.name, *task.spellings)):
             if task.name in among:
                 return task
+            if task.where:
+                raise UserError(f"{task.name} is not downloaded: {task.where}")
             raise UserError(
                 "AX has no training set: train on MNLI with --predict_test, which predicts AX too"
             )
@@ -175,7 +225,8 @@ def task_folder(data_dir: Path | None, task: Task) -> Path:
     if not data_dir:
         raise UserError(
             "no data folder given: set GLUE_DIR or pass --data_dir (it must contain "
-            f"{task.name}/train.tsv; download_glue_data.py creates it)"
+            f"{task.name}/{task.train_file.format(language=task.language)}; "
+            f"{task.where or 'download_glue_data.py creates it'})"
         )
     folder = data_dir / task.name
     if not folder.is_dir():
@@ -184,16 +235,33 @@ def task_folder(data_dir: Path | None, task: Task) -> Path:
         for other in sorted(others):
             if _plain(other.name) in names and other.is_dir():
                 return other
-        raise UserError(
-            f"no folder {folder}: run download_glue_data.py --data_dir {data_dir} "
-            f"--tasks {task.name}"
-        )
+        advice = f"run download_glue_data.py --data_dir {data_dir} --tasks {task.name}"
+        raise UserError(f"no folder {folder}: {task.where or advice}")
     return folder
 
 
+def task_file(folder: Path, task: Task, name: str) -> Path:
+    """Return the path of one of a task's files, which may be in the folders of an archive.
+
+    A ``.txt`` may be a ``.tsv``. Raises UserError if a task that is not GLUE's has no such file.
+    """
+    name = name.format(language=task.language)
+    if not task.where:
+        return folder / name
+    for choice in (name, name.replace(".txt", ".tsv")):
+        if (folder / choice).is_file():
+            return folder / choice
+        if found := sorted(folder.rglob(choice)):
+            return found[0]
+    raise UserError(f"no {name} in {folder}: {task.where}")
+
+
 def files_to_predict(folder: Path, task: Task) -> dict[str, Path]:
-    """Return {name at gluebenchmark.com: path} of a task's test files; with MNLI, AX's too."""
-    paths = {name: folder / file for name, file in task.test_files.items()}
+    """Return {name at gluebenchmark.com: path} of a task's test files; with MNLI, AX's too.
+
+    Labelled test files are not gluebenchmark.com's: they are called ``test``.
+    """
+    paths = {name: task_file(folder, task, file) for name, file in task.test_files.items()}
     if task.name == "MNLI":
         for file in _AX_PATHS:
             if (folder.parent / file).is_file():
@@ -247,6 +315,7 @@ def task_to_config(task: Task) -> dict:
         "id2label": {str(i): label for i, label in enumerate(labels)},
         "label2id": {label: i for i, label in enumerate(labels)},
         **({"quoted_tsv": True} if task.quoted_tsv else {}),
+        **({"language": task.language} if task.language else {}),
     }
 
 
@@ -284,4 +353,4 @@ def task_from_config(config: dict) -> Task:
             f"the model's config.json has the labels {', '.join(map(str, labels))}, but {name} has "
             f"the labels {', '.join(task.labels)}"
         )
-    return replace(task, labels=labels)
+    return replace(task, labels=labels, language=config.get("language", task.language))

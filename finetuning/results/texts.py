@@ -9,8 +9,8 @@ from typing import BinaryIO, NamedTuple
 
 from bert.errors import UserError
 from bert.terminal import say, shown
-from finetuning.data.lines import read_lines, split_lines
-from finetuning.data.reading import TornRows, empty_text, glue_rows, with_texts
+from finetuning.data.lines import split_lines
+from finetuning.data.reading import TornRows, empty_text, first_fields, glue_rows, with_texts
 from finetuning.data.rows import InputFile
 from finetuning.data.tables import format_of, parse_object, table_rows, text_of
 from finetuning.data.tasks import OWN_DATA, Task
@@ -78,7 +78,7 @@ def _columns(task: Task) -> list[tuple[str | None, ...]]:
     """Return the possible names of the columns: as in training, or text_a and text_b."""
     trained = (task.text_a_column, task.text_b_column)
     return [
-        (name,) if name is None or general in trained else (name, general)
+        (name,) if name is None or general in trained else (*task.names_of(name), general)
         for name, general in zip(trained, ("text_a", "text_b"), strict=True)
     ]
 
@@ -90,9 +90,9 @@ def _glue_layout(path: Path, task: Task) -> bool | None:
     """
     if task.name == OWN_DATA or not path.is_file():
         return None
-    _, text, _ = next(read_lines(path), (1, "", None))
-    fields = text.rstrip("\r\n").split("\t")
-    if {task.text_a_column, task.text_b_column or task.text_a_column} <= set(fields):
+    fields = first_fields(path)
+    columns = filter(None, (task.text_a_column, task.text_b_column))
+    if all(set(task.names_of(column)) & set(fields) for column in columns):
         return False
     return True if task.train_header and len(task.train_header) == len(fields) else None
 

@@ -11,6 +11,7 @@ from bert.inference import Inference
 from bert.modeling import BERTClassifier
 from dataset import TokenizedExamples, evaluation_batches, logits_by, rows_of
 from finetuning.console import log
+from finetuning.data.tasks import SUBMISSION_FILES
 from finetuning.results import metrics
 from finetuning.results.predictions import mistakes_text, predictions_text, submission_text
 from finetuning.training.folder import claim
@@ -119,7 +120,7 @@ def predict_test(run: Run, results: dict) -> None:
         logits = predict(run.classifier.net, examples, batch_size, run.workers)
         if run.output is None:
             continue
-        if run.options.predict_test:
+        if name in SUBMISSION_FILES:
             path = run.output / "predictions" / f"{name}.tsv"
             claim(run.output, f"predictions/{name}.tsv")
             path.parent.mkdir(exist_ok=True)
