@@ -23,6 +23,9 @@ probability per label; for a regression the score. Rows keep the input's order.
 After finetune_classifier.py --calibrate, probabilities use its temperature,
 and of two labels its threshold decides.
 
+--keep_columns carries columns of the input over to the output, after the index:
+from JSON Lines with their values as they are.
+
 An unusable row of --input ends the run with exit code 2, after the rows before
 it are written; with --skip_bad_rows its output row has an error instead (in a
 table, in the column error). A line of standard input always gets such a row.
@@ -69,12 +72,25 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="format of --input (default: by its ending)",
     )
     parser.add_argument("--output", metavar="FILE", help="file to write (default: standard output)")
+    parser.add_argument(
+        "--keep_columns",
+        metavar="NAME,NAME,...",
+        type=names,
+        default=(),
+        help="copy these columns of the input to the output, e.g. id,source",
+    )
     parser.add_argument("--text_a", metavar="TEXT", help="predict this one example")
     parser.add_argument("--text_b", metavar="TEXT", help="second text of that example")
     parser.add_argument(
         "--format",
         choices=("jsonl", "tsv", "csv"),
         help="format of the output (default: by the ending of --output; otherwise jsonl)",
+    )
+    parser.add_argument(
+        "--top_k",
+        metavar="N",
+        type=count,
+        help="write only the N largest probabilities of each row (default: all)",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace --output if it already exists"
@@ -108,6 +124,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.text_a is not None and args.input:
         parser.error("--text_a and --input exclude each other")
+    if args.text_a is not None and args.keep_columns:
+        parser.error("--text_a has no columns: leave out --keep_columns")
     if args.text_b is not None and args.text_a is None:
         parser.error("--text_b needs --text_a")
     if args.resume and not (args.input and args.output):
@@ -126,6 +144,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if not args.format:
         args.format = ending if ending in ("tsv", "csv") else "jsonl"
     return args
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Convert the value of --keep_columns."""
+    found = tuple(name.strip() for name in text.split(","))
+    if "" in found or len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"must be different names of columns, not {text!r}")
+    return found
 
 
 def main(argv: list[str] | None = None) -> int:

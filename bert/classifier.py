@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from bert import native
+from bert import native, runtime
 from bert.config import BERTConfig
-from bert.errors import UserError
+from bert.errors import RunError, UserError
 from bert.huggingface import config_from_huggingface
-from bert.parameters import read_params, set_parameters
+from bert.inference import Inference, classifier_shapes
+from bert.parameters import check_parameters, read_params, set_parameters
+from bert.prediction import Answer, answers
 from bert.run_config import read_config
-from bert.tokenizer import BERTTokenizer, check_vocabulary, read_tokenizer
+from bert.tokenizer import BERTTokenizer, EncodedTexts, check_vocabulary, read_tokenizer
 
 if TYPE_CHECKING:  # predict.py loads no MXNet where it needs none
     import mxnet as mx
@@ -21,12 +26,120 @@ if TYPE_CHECKING:  # predict.py loads no MXNet where it needs none
     from bert.modeling import BERTClassifier
 
 
-class Classifier(NamedTuple):
-    """A network with its tokenizer and config: what a run's folder holds."""
+log = logging.getLogger("bert")
+_BATCH = 32  # texts that are computed together
+# Of input_ids [T], token_types [T] and valid_length [B]: the logits [B, labels].
+_Compute = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
-    net: BERTClassifier
-    tokenizer: BERTTokenizer
-    config: dict  # the content of config.json
+
+class Classifier:
+    """A fine-tuned model: ``classifier(texts)`` predicts.
+
+    ``net, tokenizer, config = classifier`` takes it apart.
+
+    Parameters
+    ----------
+    net : BERTClassifier, or a function that returns it
+    tokenizer : BERTTokenizer
+    config : dict
+        The content of ``config.json``.
+    saved : SavedClassifier, optional
+        What it was read from; ``net`` is then a function. Texts are predicted from it, without
+        MXNet, until the network is first used, which may change its parameters.
+    """
+
+    def __init__(
+        self,
+        net: Any,
+        tokenizer: BERTTokenizer,
+        config: dict,
+        saved: SavedClassifier | None = None,
+    ):
+        self._net, self._saved = net, saved
+        self._inference: Inference | None = None  # of ``saved``
+        self.tokenizer, self.config = tokenizer, config
+
+    @property
+    def net(self) -> BERTClassifier:
+        """The network of MXNet, which is loaded for it if need be."""
+        if self._saved is not None:
+            self._net, self._saved, self._inference = self._net(), None, None
+        return self._net
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.net, self.tokenizer, self.config))
+
+    def __call__(self, texts: Sequence[str], texts_b: Sequence[str] | None = None) -> list[Answer]:
+        """Predict texts, or pairs of texts.
+
+        Parameters
+        ----------
+        texts, texts_b : sequences of str
+            ``texts_b`` is for a model of pairs, and as long as ``texts``.
+
+        Returns
+        -------
+        list of dict
+            ``{"label": …, "probabilities": {label: …}}`` for each text, or ``{"score": …}`` of a
+            regression: see :func:`bert.prediction.answers`.
+
+        Raises
+        ------
+        UserError
+            The texts are not those of such a model.
+        RunError
+            The network's outputs are not finite.
+        """
+        self._check(texts, texts_b)
+        encoded = self.tokenizer.encode(texts, texts_b, self.config["max_len"])
+        compute = self._compute() if len(texts) else None
+        batches = [
+            compute(*_packed(encoded, first, first + _BATCH))
+            for first in range(0, len(texts), _BATCH)
+            if compute
+        ]
+        logits = np.concatenate([np.empty((0, len(self.config["id2label"]))), *batches])
+        if not np.isfinite(logits).all():
+            raise RunError("the network's outputs are not finite")
+        return answers(logits, self.config)
+
+    def _check(self, texts: Sequence[str], texts_b: Sequence[str] | None) -> None:
+        if isinstance(texts, str) or isinstance(texts_b, str):
+            raise UserError("pass a list of texts, not one text")
+        if (self.config["text_b_column"] is not None) != (texts_b is not None):
+            what = "single texts: leave out" if texts_b is not None else "pairs of texts: pass"
+            raise UserError(f"this model takes {what} texts_b")
+        if texts_b is not None and len(texts) != len(texts_b):
+            raise UserError(f"there are {len(texts)} texts, but {len(texts_b)} in texts_b")
+
+    def _compute(self) -> _Compute:
+        """Return what computes logits: C++ from the parameters as they are now, or the network."""
+        try:
+            if self._saved is not None:
+                self._inference = self._inference or Inference.of_run(self._saved)
+                return self._inference
+            if self.net.classifier[1].bias.list_ctx()[0].device_type == "cpu":
+                return Inference.of(self.net)
+        except native.NativeUnavailable as reason:
+            log.warning(f"warning: fused operators unavailable ({reason}): prediction is slower")
+        return self._one_by_one
+
+    def _one_by_one(
+        self, input_ids: np.ndarray, token_types: np.ndarray, valid_length: np.ndarray
+    ) -> np.ndarray:
+        """Compute each text by itself with MXNet's operators, on the network's device."""
+        net = self.net
+        import mxnet as mx
+
+        ctx = net.classifier[1].bias.list_ctx()[0]
+        ends = np.cumsum(valid_length)[:-1]
+        rows = [
+            net(*(mx.nd.array(x, ctx, "int32") for x in ([ids], [types], [len(ids)]))).asnumpy()
+            for ids, types in zip(
+                np.split(input_ids, ends), np.split(token_types, ends), strict=True
+            )
+        ]
+        return np.concatenate(rows)
 
     def compile(self, fused: bool = True, bfloat16: bool = False) -> str | None:
         """Compile the network into one graph.
@@ -109,6 +222,8 @@ def load_classifier(
 ) -> Classifier:
     """Load a fine-tuned model from a run's folder, or from the ``.params`` file in one.
 
+    MXNet is loaded when the model's network is first used.
+
     Parameters
     ----------
     path : path
@@ -127,7 +242,14 @@ def load_classifier(
     UserError
         The folder is not a run's, or its files are damaged or do not match.
     """
-    return build_classifier(read_classifier(path), dropout, ctx)
+    saved = read_classifier(path)
+    shapes = classifier_shapes(saved.sizes, len(saved.config["id2label"]))
+    check_parameters(saved.parameters, shapes, saved.path)
+
+    def build() -> BERTClassifier:
+        return build_classifier(saved, dropout, ctx).net
+
+    return Classifier(build, saved.tokenizer, saved.config, saved)
 
 
 def build_classifier(
@@ -135,7 +257,12 @@ def build_classifier(
     dropout: float = 0.1,
     ctx: mx.Context | list[mx.Context] | None = None,
 ) -> Classifier:
-    """Return the network of a run that was read, as :func:`load_classifier` does."""
+    """Return the classifier of a run that was read, with its network; see :func:`load_classifier`.
+
+    Loads MXNet, with :func:`bert.runtime.prepare` if that was not called before.
+    """
+    if "mxnet" not in sys.modules:
+        runtime.prepare()
     import mxnet as mx
 
     from bert.modeling import BERTClassifier, BERTModel
@@ -145,3 +272,14 @@ def build_classifier(
     contexts = ctx if isinstance(ctx, list) else [ctx or mx.cpu()]
     set_parameters(net, saved.parameters, contexts, saved.path)
     return Classifier(net, saved.tokenizer, saved.config)
+
+
+def _packed(
+    encoded: EncodedTexts, first: int, end: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return input_ids, token_types ``[T]`` and valid_length ``[B]`` of texts, without padding."""
+    offsets = encoded.offsets[first : end + 1]
+    lengths = np.diff(offsets)
+    position = np.arange(offsets[0], offsets[-1]) - np.repeat(offsets[:-1], lengths)
+    types = position >= np.repeat(encoded.first_segment[first:end], lengths)
+    return encoded.input_ids[offsets[0] : offsets[-1]], types, lengths

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,9 @@ def read_glue(
     return _collect(file, glue_rows(file, task, labelled), task, bad or BadRows(), labelled)
 
 
-def glue_rows(file: InputFile, task: Task, labelled: bool) -> Iterator[Row]:
+def glue_rows(
+    file: InputFile, task: Task, labelled: bool, keep: Sequence[str] = ()
+) -> Iterator[Row]:
     """Yield the rows of a task's file: text_a, text_b (or None) and, if ``labelled``, the label.
 
     Test files that have labels need not have them in every row.
@@ -63,7 +65,7 @@ def glue_rows(file: InputFile, task: Task, labelled: bool) -> Iterator[Row]:
         header = None
     if task.language:
         columns.append(("language", None))
-    for row in delimited_rows(file, "tsv", columns, header, torn=task.malformed_rows > 0):
+    for row in delimited_rows(file, "tsv", columns, header, task.malformed_rows > 0, keep):
         if row.values and task.where:
             text_a, text_b, given, *language = row.values
             values = [text_a, text_b, task.label_aliases.get(given or "", given)]

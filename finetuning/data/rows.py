@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bert.errors import UserError
 from bert.terminal import shown
@@ -24,6 +24,7 @@ class Row(NamedTuple):
     problem: str | None = None  # why it cannot be used
     lines: int = 1  # how many it takes: a quoted field may contain line ends
     foreign: bool = False  # it is in another language than the one that is read
+    kept: Sequence[Any] = ()  # in the columns to keep: text, or a JSON value; () if unreadable
 
 
 # File, line from 1, and the problem of a bad row.

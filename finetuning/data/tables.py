@@ -8,6 +8,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from bert.errors import UserError
 from finetuning.data.lines import LONGEST_LINE, Line, read_lines
@@ -48,7 +49,10 @@ def format_of(path: Path, quoted_tsv: bool, advice: str = "rename it") -> str:
 
 
 def table_rows(
-    file: InputFile, format: str, columns: Sequence[tuple[str | None, ...]]
+    file: InputFile,
+    format: str,
+    columns: Sequence[tuple[str | None, ...]],
+    keep: Sequence[str] = (),
 ) -> Iterator[Row]:
     """Yield all rows of a file in order, usable or not; blank lines are none.
 
@@ -61,6 +65,8 @@ def table_rows(
     columns : sequence of tuples
         The possible names of each wanted column. If None is among them, the column is optional
         and its values may be None.
+    keep : sequence of str
+        Columns whose values are passed on as they are.
 
     Raises
     ------
@@ -68,8 +74,8 @@ def table_rows(
         With file and line: no such file, a missing column, or one that is in the header twice.
     """
     if format == "jsonl":
-        return _json_rows(file, columns)
-    return delimited_rows(file, format, columns)
+        return _json_rows(file, columns, keep)
+    return delimited_rows(file, format, columns, keep=keep)
 
 
 def delimited_rows(
@@ -78,6 +84,7 @@ def delimited_rows(
     columns: Sequence[tuple[str | None, ...]],
     header: Sequence[str] | None = None,
     torn: bool = False,
+    keep: Sequence[str] = (),
 ) -> Iterator[Row]:
     """Yield rows as :func:`table_rows`, of a table.
 
@@ -88,6 +95,7 @@ def delimited_rows(
     torn : bool
         Whether rows may be torn in several lines: then a blank line is a part of a row.
     """
+    wanted = [*columns, *((name,) for name in keep)]
     plain = format == "tsv"
     if plain:
         records = _tab_records(file.path)
@@ -98,14 +106,14 @@ def delimited_rows(
             _DELIMITERS[format],
             lambda fields: header is None or len(fields) == len(header),
         )
-    indices = [] if header is None else _indices(file, 1, header, columns)
+    indices = [] if header is None else _indices(file, 1, header, wanted)
     for line, lines, fields, problem in records:
         if header is None:
             if problem:
                 raise UserError(f"{file.path}, line {line}: {problem}")
             if fields:
                 header, file.header = fields, lines
-                indices = _indices(file, line, header, columns)
+                indices = _indices(file, line, header, wanted)
             else:
                 file.blank += 1
             continue
@@ -124,7 +132,10 @@ def delimited_rows(
                 values = [None if index is None else fields[index] for index in indices]
             if plain and not missing:
                 problem = _plain_problem(file, line, values, len(header))
-        yield Row(line, values, problem, lines)
+        if keep:
+            yield Row(line, values[: len(columns)], problem, lines, kept=values[len(columns) :])
+        else:
+            yield Row(line, values, problem, lines)
     if header is None:
         raise UserError(f"{file.path}, line 1: the file is empty")
 
@@ -252,20 +263,25 @@ def _csv_problem(reason: str) -> str:
     return f"quotes do not match ({reason})"
 
 
-def _json_rows(file: InputFile, columns: Sequence[tuple[str | None, ...]]) -> Iterator[Row]:
+def _json_rows(
+    file: InputFile, columns: Sequence[tuple[str | None, ...]], keep: Sequence[str]
+) -> Iterator[Row]:
     line = None
     for line, text, problem in read_lines(file.path):
         if problem is None and not text.strip():
             file.blank += 1
             continue
         values: list[str | None] = []
+        kept: Sequence[Any] = ()
         if problem is None:
             try:
                 content = parse_object(text)
+                kept = [content.get(name) for name in keep]
+                check_keys(content, keep)
                 values = [text_of(content, names, file.column_advice) for names in columns]
             except ValueError as error:
                 problem = str(error)
-        yield Row(line, values, problem)
+        yield Row(line, values, problem, kept=kept)
     if line is None or line == file.blank:
         raise UserError(f"{file.path}, line 1: the file is empty")
 
@@ -289,6 +305,13 @@ def parse_object(text: str) -> dict:
     if not isinstance(content, dict):
         raise ValueError("not a JSON object; each line must be one")
     return content
+
+
+def check_keys(content: dict, names: Sequence[str]) -> None:
+    """Raise ValueError if a JSON object lacks one of these keys."""
+    for name in names:
+        if name not in content:
+            raise ValueError(f"the object has no {name!r}; it has: {listed(content)}")
 
 
 def text_of(content: dict, names: Sequence[str | None], advice: str = "") -> str | None:

@@ -20,11 +20,12 @@ from bert.classifier import SavedClassifier, build_classifier, read_classifier
 from bert.errors import RunError, UserError, reason
 from bert.inference import Inference
 from bert.native import NativeUnavailable
+from bert.prediction import Answer, answers
 from bert.terminal import say, shown
 from finetuning.data.tasks import Task, task_from_config
 from finetuning.output import Input, Target, file_target, open_stream, refuse_appending
 from finetuning.results.partial import fingerprint, partial_output, partial_path
-from finetuning.results.predictions import OutputFormat, softmax
+from finetuning.results.predictions import OutputFormat
 from finetuning.results.texts import InputRow, argument_row, file_rows, line_rows
 from finetuning.training.record import is_of_run
 
@@ -41,16 +42,19 @@ def run(args: argparse.Namespace) -> None:
     if args.text_a is not None:
         rows = iter([argument_row(args.text_a, args.text_b)])
     elif args.input:
-        rows = file_rows(Path(args.input), task, args.skip_bad_rows, args.input_format)
+        path, keep = Path(args.input), args.keep_columns
+        rows = file_rows(path, task, args.skip_bad_rows, args.input_format, keep)
     elif sys.__stdin__ is None:
         raise UserError("standard input is closed: pass --input or --text_a")
     else:
-        rows = line_rows(sys.stdin.buffer, task)
+        rows = line_rows(sys.stdin.buffer, task, args.keep_columns)
     stream = args.input in (None, "/dev/stdin")
     chunk = args.batch_size * (1 if stream else _BATCHES_PER_CHUNK)
     answers_errors = args.skip_bad_rows or not (args.input or args.text_a is not None)
     on_terminal = not args.output and sys.stdout.isatty()
-    output = OutputFormat(args.format, task, answers_errors, on_terminal)
+    output = OutputFormat(
+        args.format, task, answers_errors, on_terminal, args.keep_columns, args.top_k
+    )
     writer = Writer(predictor, output, chunk)
     write(target, rows, writer, args)
     if writer.unusable:
@@ -113,35 +117,15 @@ class Predictor:
     logits: Logits
     truncated: int = 0  # how many texts so far were too long
 
-    def __call__(self, texts: Sequence[Sequence[str | None]]) -> list[list]:
-        """Return, for each (text_a, text_b), the label and its probabilities, or the score."""
+    def __call__(self, texts: Sequence[Sequence[str | None]]) -> list[Answer]:
+        """Return the answer to each (text_a, text_b): see :func:`bert.prediction.answers`."""
         config = self.saved.config
         text_a, text_b = zip(*texts, strict=True)
         label = np.zeros(len(texts), np.int32)
         examples = dataset.Examples(text_a, text_b if self.task.text_b_column else None, label)
         tokenized = dataset.tokenize(examples, self.saved.tokenizer, config["max_len"])
         self.truncated += int(tokenized.truncated.sum())
-        logits = self.logits(tokenized)
-        if self.task.regression:
-            return [[_rounded(row[0])] for row in logits.astype(np.float64)]
-        calibration = config.get("calibration", {})
-        scaled = logits.astype(np.float64) / calibration.get("temperature", 1)
-        threshold = calibration.get("threshold")
-        return [
-            [self.task.labels[label_index(row, threshold)], *map(_rounded, row)]
-            for row in softmax(scaled)
-        ]
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.6g}")
-
-
-def label_index(probability: np.ndarray, threshold: float | None) -> int:
-    """Return the most probable label, or of two labels the one by a calibrated threshold."""
-    if threshold is not None and len(probability) == 2:
-        return int(probability[1] >= threshold)
-    return int(probability.argmax())
+        return answers(self.logits(tokenized), config)
 
 
 def load_predictor(args: argparse.Namespace) -> Predictor:
@@ -218,14 +202,15 @@ class Writer:
                 if first:
                     file.write(self.output.header)
                     first = False
-                file.write(self.output.encode(answers, self.rows))
+                kept = [row.kept for row in chunk]
+                file.write(self.output.encode(answers, self.rows, kept))
                 file.flush()
                 self.rows += len(chunk)
                 progress.update(len(chunk))
         if first:
             file.write(self.output.header)
 
-    def _answers(self, chunk: list[InputRow]) -> list[list | str]:
+    def _answers(self, chunk: list[InputRow]) -> list[Answer | str]:
         """Return for each row its prediction, or what is wrong with it."""
         usable = [row.texts for row in chunk if row.problem is None]
         self.unusable += len(chunk) - len(usable)
@@ -281,6 +266,8 @@ def _origin(args: argparse.Namespace, output: OutputFormat) -> dict[str, object]
         "--format": args.format,
         "the columns": output.columns,
         "--input_format": args.input_format,
+        "--keep_columns": list(args.keep_columns) or None,
+        "--top_k": args.top_k,
         "--batch_size": args.batch_size,
         "--dtype": args.dtype,
         "--gpu": args.gpu,
@@ -301,17 +288,22 @@ def resume_at(file: BinaryIO, path: Path, writer: Writer) -> int:
     """
     output = writer.output
     rows = keep = position = 0
+    header, record = bool(output.header), b""
     file.seek(0)
     for number, line in enumerate(file):
         position += len(line)
-        if (output.header and number == 0) or not line.endswith(b"\n"):
+        record += line
+        if not output.is_complete(record):
             continue
-        if output.index(line) != rows:
+        if header:
+            header, record = False, b""
+            continue
+        if output.index(record) != rows:
             raise UserError(
                 f"line {number + 1} of the interrupted {path} is not row {rows}: it cannot be "
                 "resumed; pass --overwrite without --resume to start again"
             )
-        rows += 1
+        rows, record = rows + 1, b""
         if rows % writer.chunk == 0:
             keep = position
     file.truncate(keep)

@@ -52,6 +52,7 @@ def text(config: dict, results: dict) -> str:
         for name, part in results["data"].items()
     ]
     formats = [[f"`{name}`", format.reader] for name, format in FORMATS.items()]
+    texts = '["…"], ["…"]' if config["text_b_column"] is not None else '["…"]'
     return f"""\
 ---
 library_name: mxnet
@@ -95,12 +96,13 @@ On the command line:
 
     python3 predict.py --model_dir THIS_FOLDER --input new.tsv --output predictions.jsonl
 
-In Python, on MXNet:
+In Python, with this program:
 
 ```python
 from bert import load_classifier
 
-net, tokenizer, config = load_classifier("THIS_FOLDER")
+classifier = load_classifier("THIS_FOLDER")
+answers = classifier({texts})
 ```
 
 In other programs: export it first, with one of the formats below.

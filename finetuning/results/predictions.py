@@ -6,6 +6,8 @@ import csv
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from heapq import nlargest
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +15,7 @@ import numpy as np
 
 from bert.errors import UserError
 from bert.files import read_text
+from bert.prediction import Answer, softmax
 from bert.terminal import shown
 from dataset import Examples, rows_of
 from finetuning.data.tasks import Task
@@ -20,15 +23,6 @@ from finetuning.data.tasks import Task
 _DELIMITERS = {"tsv": "\t", "csv": ","}
 # Of a file of predictions, which is put together in memory: 0.7 GB of text.
 _MOST_LOGITS = 5 * 10**7
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Return probabilities ``[examples, labels]`` as scipy.special does, whose import takes 0.2 s.
-
-    predict.py answers its first text in half a second.
-    """
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
 
 
 def delimited(rows: Iterable[Sequence[object]], delimiter: str = "\t") -> str:
@@ -224,55 +218,111 @@ class OutputFormat:
         Whether a row may have an error instead of a prediction; a table has a column for it.
     terminal : bool
         Whether it is shown on a terminal, which labels must not control.
+    keep : sequence of str
+        Columns of the input that are written, too.
+    top_k : int, optional
+        How many of the labels get their probabilities, the most probable ones.
+
+    Raises
+    ------
+    UserError
+        A column to keep has the name of another column of the output.
     """
 
-    def __init__(self, format: str, task: Task, errors: bool, terminal: bool = False):
+    def __init__(
+        self,
+        format: str,
+        task: Task,
+        errors: bool,
+        terminal: bool = False,
+        keep: Sequence[str] = (),
+        top_k: int | None = None,
+    ):
         self._terminal = terminal
         self._delimiter = _DELIMITERS.get(format)
         self._labels = task.labels
         self._errors = errors
+        self._keep, self._top_k = keep, top_k
         names = ["score"] if task.regression else ["label"]
         names += [f"probability_{label}" for label in task.labels]
         self._width = len(names)
+        columns = ["index", *keep, *names, *(["error"] if errors else [])]
         # Of a table; the keys of a JSON object depend on the row.
-        self.columns = ["index", *names, *(["error"] if errors else [])] if self._delimiter else []
+        self.columns = columns if self._delimiter else []
+        own = {"index", "error", *names, *([] if self._delimiter else ["probabilities"])}
+        for name in keep:
+            if name in own:
+                raise UserError(
+                    f"--keep_columns {name}: the output has a column {name!r} of its own; rename "
+                    "that of the input"
+                )
         self.header = self._table([self.columns]) if self._delimiter else b""
 
-    def encode(self, answers: Sequence[list | str], first: int) -> bytes:
-        """Encode predictions (label and probabilities, or a score) and errors, from an index on."""
-        numbered = enumerate(answers, first)
-        if self._delimiter:
-            return self._table([self._fields(index, answer) for index, answer in numbered])
-        return b"".join(self._json(index, answer) for index, answer in numbered)
+    def encode(
+        self, answers: Sequence[Answer | str], first: int, kept: Sequence[Sequence] = ()
+    ) -> bytes:
+        """Encode answers (see :mod:`bert.prediction`) and errors, from an index on.
 
-    def _fields(self, index: int, answer: list | str) -> list:
+        ``kept`` has the values of the columns to keep of each row, or nothing for a row that cannot
+        be read.
+        """
+        kept = kept or [()] * len(answers)
+        rows = zip(range(first, first + len(answers)), kept, answers, strict=True)
+        if self._delimiter:
+            return self._table([self._fields(*row) for row in rows])
+        return b"".join(self._json(*row) for row in rows)
+
+    def _probabilities(self, answer: Answer) -> dict[str, float]:
+        found = answer["probabilities"]
+        if self._top_k is None or self._top_k >= len(found):
+            return found
+        return dict(nlargest(self._top_k, found.items(), key=itemgetter(1)))
+
+    def _fields(self, index: int, kept: Sequence, answer: Answer | str) -> list:
+        texts = [value if isinstance(value, str) else _cell(value) for value in kept]
+        row = [index, *(texts or [""] * len(self._keep))]
         if isinstance(answer, str):
-            return [index, *[""] * self._width, answer]
-        return [index, *answer, *([""] if self._errors else [])]
+            return [*row, *[""] * self._width, answer]
+        if self._labels:
+            found = self._probabilities(answer)
+            row += [answer["label"], *(found.get(label, "") for label in self._labels)]
+        else:
+            row.append(answer["score"])
+        return [*row, ""] if self._errors else row
 
     def _table(self, rows: list[list]) -> bytes:
         text = delimited(rows, self._delimiter or "")
-        return (shown(text, 10 * len(text), keep="\n\t") if self._terminal else text).encode()
+        text = shown(text, 10 * len(text), keep="\n\t") if self._terminal else text
+        return text.encode(errors="backslashreplace")  # half of a surrogate pair, out of JSON
 
-    def _json(self, index: int, answer: list | str) -> bytes:
+    def _json(self, index: int, kept: Sequence, answer: Answer | str) -> bytes:
         content: dict[str, object] = {"index": index}
+        if self._keep:
+            content |= dict(zip(self._keep, kept or [None] * len(self._keep), strict=True))
         if isinstance(answer, str):
             content["error"] = answer
         elif self._labels:
-            label, *probabilities = answer
-            content["label"] = label
-            content["probabilities"] = dict(zip(self._labels, probabilities, strict=True))
+            content |= {"label": answer["label"], "probabilities": self._probabilities(answer)}
         else:
-            (content["score"],) = answer
+            content |= answer
         line = json.dumps(content, ensure_ascii=False)
         # Escapes mean the same, and cannot control a terminal.
         return ((line if line.isprintable() else json.dumps(content)) + "\n").encode()
 
+    def is_complete(self, row: bytes) -> bool:
+        """Tell whether lines are a complete row: a column that is kept may have line breaks."""
+        return row.endswith(b"\n") and not (self._delimiter and row.count(b'"') % 2)
+
     def index(self, line: bytes) -> int | None:
-        """Return the index of a row; None if the line is not a row in this format."""
+        """Return the index of a row; None if it is not a row in this format."""
         try:
             if self._delimiter:
                 return int(line.split(self._delimiter.encode())[0])
             return json.loads(line)["index"]
         except (ValueError, KeyError, TypeError, RecursionError):
             return None
+
+
+def _cell(value: object) -> str:
+    """Return a value of a JSON object as a cell of a table."""
+    return "" if value is None else json.dumps(value, ensure_ascii=False)

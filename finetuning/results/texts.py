@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from bert.errors import UserError
 from bert.terminal import say, shown
 from finetuning.data.lines import split_lines
 from finetuning.data.reading import TornRows, empty_text, first_fields, glue_rows, with_texts
 from finetuning.data.rows import InputFile
-from finetuning.data.tables import format_of, parse_object, table_rows, text_of
+from finetuning.data.tables import check_keys, format_of, parse_object, table_rows, text_of
 from finetuning.data.tasks import OWN_DATA, Task
 
 
@@ -21,10 +21,15 @@ class InputRow(NamedTuple):
 
     texts: list[str | None]  # text_a, text_b
     problem: str | None = None  # with its line
+    kept: Sequence[Any] = ()  # in the columns to keep; () if unreadable
 
 
 def file_rows(
-    path: Path, task: Task, skip_bad_rows: bool, format: str | None = None
+    path: Path,
+    task: Task,
+    skip_bad_rows: bool,
+    format: str | None = None,
+    keep: Sequence[str] = (),
 ) -> Iterator[InputRow]:
     """Yield every row of a file, in order; at the end, say what else may need attention.
 
@@ -36,6 +41,8 @@ def file_rows(
         Whether an unusable row is yielded with its problem.
     format : str, optional
         One of ``tables.FORMATS``; by default what the path's ending and the task say.
+    keep : sequence of str
+        Columns whose values are passed on.
 
     Raises
     ------
@@ -52,15 +59,15 @@ def file_rows(
     )
     labelled = _glue_layout(path, task) if format == "tsv" else None
     if labelled is None:
-        rows = with_texts(table_rows(file, format, _columns(task)))
+        rows = with_texts(table_rows(file, format, _columns(task), keep))
     else:
-        rows = glue_rows(file, task, labelled)
+        rows = glue_rows(file, task, labelled, keep)
     for row in rows:
         file.count(row)
         if row.problem is None or torn.tolerates(row):
-            yield InputRow(list(row.values[:2]))
+            yield InputRow(list(row.values[:2]), None, row.kept)
         elif skip_bad_rows:
-            yield InputRow([], f"line {row.line}: {row.problem}")
+            yield InputRow([], f"line {row.line}: {row.problem}", row.kept)
         else:
             raise UserError(f"{path}, line {row.line}: {row.problem}")
     for note in _notes(file):
@@ -97,25 +104,32 @@ def _glue_layout(path: Path, task: Task) -> bool | None:
     return True if task.train_header and len(task.train_header) == len(fields) else None
 
 
-def line_rows(file: BinaryIO, task: Task) -> Iterator[InputRow]:
-    """Yield a row for each line of text or JSON object."""
+def line_rows(file: BinaryIO, task: Task, keep: Sequence[str] = ()) -> Iterator[InputRow]:
+    """Yield a row for each line of text or JSON object, of which some values may be kept."""
     for line, content, problem in split_lines(file):
+        kept: Sequence[Any] = ()
         try:
             if problem:
                 raise ValueError(problem)
-            values = _texts_of(content.rstrip("\r\n"), task)
-            if problem := empty_text(values[0] or "", values[1]):
+            content = content.rstrip("\r\n")
+            if content.startswith("{"):
+                values = parse_object(content)
+                kept = [values.get(name) for name in keep]
+                check_keys(values, keep)
+                texts = [text_of(values, names) for names in _columns(task)]
+            elif keep:
+                raise ValueError("not a JSON object, of which --keep_columns could keep values")
+            else:
+                texts = _texts_of(content, task)
+            if problem := empty_text(texts[0] or "", texts[1]):
                 raise ValueError(problem)
         except ValueError as error:
-            yield InputRow([], f"line {line}: {error}")
+            yield InputRow([], f"line {line}: {error}", kept)
         else:
-            yield InputRow(values)
+            yield InputRow(texts, None, kept)
 
 
 def _texts_of(line: str, task: Task) -> list[str | None]:
-    if line.startswith("{"):
-        content = parse_object(line)
-        return [text_of(content, names) for names in _columns(task)]
     pairs = task.text_b_column is not None
     texts = line.split("\t")
     if len(texts) != 1 + pairs and line.strip():

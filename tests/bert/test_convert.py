@@ -278,7 +278,7 @@ def run(finetune_here, glue_dir):
 
 def test_a_run_leaves_as_gluon_whole_and_begins_another(run, glue_dir, finetune_here, tmp_path):
     assert convert.main([str(run), str(tmp_path / "copy"), "--to", "gluon"]) == 0
-    first, again = load_classifier(run)[0], load_classifier(tmp_path / "copy")[0]
+    first, again = load_classifier(run).net, load_classifier(tmp_path / "copy").net
     arrays = [{n: p.data().asnumpy() for n, p in parameters_of(x).items()} for x in (first, again)]
     same_bits(*arrays)
     flags = ("--data_dir", glue_dir, "--bert_model", tmp_path / "copy", "--training_steps", "1")

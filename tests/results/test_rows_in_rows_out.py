@@ -23,6 +23,7 @@ from finetuning.results.texts import file_rows, line_rows
 SINGLE = own_task("text", None, "label", regression=False, labels=("no", "yes"))
 PAIRS = replace(SINGLE, text_b_column="other")
 FORMATS = ("jsonl", "tsv", "csv")
+YES = {"label": "yes", "probabilities": {"no": 0.25, "yes": 0.75}}
 # Of every kind that files have trouble with; surrogates are no text.
 TEXT = st.text(
     st.one_of(
@@ -39,7 +40,7 @@ def answers(rows, format="jsonl", errors=True, chunk=3, task=SINGLE) -> tuple[li
 
     def predictor(texts):
         seen.extend(texts)
-        return [["yes", 0.25, 0.75] for _ in texts]
+        return [YES for _ in texts]
 
     file = io.BytesIO()
     Writer(predictor, OutputFormat(format, task, errors), chunk).write(file, rows)
@@ -159,7 +160,7 @@ def test_the_rows_before_a_bad_one_are_written_before_the_run_ends(chunk, tmp_pa
     (tmp_path / "in.csv").write_text("text\n" + "a\n" * 7 + '" "\na\n')
     file = io.BytesIO()
     writer = Writer(
-        lambda texts: [["yes", 0.25, 0.75] for _ in texts],
+        lambda texts: [YES for _ in texts],
         OutputFormat("jsonl", SINGLE, errors=False),
         chunk,
     )
