@@ -23,8 +23,8 @@ probability per label; for a regression the score. Rows keep the input's order.
 After finetune_classifier.py --calibrate, probabilities use its temperature,
 and of two labels its threshold decides.
 
---keep_columns carries columns of the input over to the output, after the index:
-from JSON Lines with their values as they are.
+--keep_columns copies columns of the input to the output, after the index; values
+of JSON Lines stay as they are.
 
 An unusable row of --input ends the run with exit code 2, after the rows before
 it are written; with --skip_bad_rows its output row has an error instead (in a
