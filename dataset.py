@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from bert.tokenizer import BERTTokenizer
 
 if TYPE_CHECKING:
+    from bert.frozen import Kept
     from bert.inference import Inference
 
 # Training batches are cut from pieces of this many batches, each sorted by length: large enough
@@ -110,6 +111,9 @@ class TokenizedExamples:
     max_len: int  # no example has more tokens
     truncated: np.ndarray  # [examples] bool: cut to max_len
     origin: np.ndarray | None = None  # [examples] ORIGIN; None: unknown; not saved
+    kept: Kept | None = field(
+        default=None, init=False
+    )  # what a frozen part gives for them; not saved
 
     def __len__(self) -> int:
         return len(self.label)
@@ -159,15 +163,19 @@ class TokenizedExamples:
             raise ValueError("a label is not finite")
         return examples
 
+    def tokens_of(self, indices: np.ndarray) -> np.ndarray:
+        """Return where in ``input_ids`` the tokens of these examples are: int64 ``[T]``."""
+        starts = self.offsets[indices]
+        lengths = self.offsets[indices + 1] - starts
+        before = np.cumsum(lengths) - lengths
+        return np.repeat(starts - before, lengths) + np.arange(lengths.sum())
+
     def take(self, indices: np.ndarray) -> TokenizedExamples:
         """Return the examples with these indices, in their order."""
-        lengths = self.lengths[indices]
         offsets = np.zeros(len(indices) + 1, np.int64)
-        np.cumsum(lengths, out=offsets[1:])
-        # Where each token was: its example's old start, plus its place in the example.
-        moved = np.repeat(self.offsets[indices] - offsets[:-1], lengths)
+        np.cumsum(self.lengths[indices], out=offsets[1:])
         return TokenizedExamples(
-            self.input_ids[moved + np.arange(offsets[-1])],
+            self.input_ids[self.tokens_of(indices)],
             offsets,
             self.first_segment[indices],
             self.label[indices],
@@ -301,12 +309,11 @@ def packed_batch(
     token_types : int32 array ``[T]``
     offsets : int32 array ``[B + 1]``: example b has the rows ``offsets[b]`` to ``offsets[b + 1]``
     """
-    starts = examples.offsets[indices]
-    lengths = examples.offsets[indices + 1] - starts
+    lengths = examples.offsets[indices + 1] - examples.offsets[indices]
     offsets = np.zeros(len(indices) + 1, np.int32)
     np.cumsum(lengths, out=offsets[1:])
     position = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)  # [T]
-    input_ids = examples.input_ids[np.repeat(starts, lengths) + position]
+    input_ids = examples.input_ids[examples.tokens_of(indices)]
     token_types = position >= np.repeat(examples.first_segment[indices], lengths)
     return input_ids, token_types.astype(np.int32), offsets
 

@@ -78,12 +78,15 @@ class EncoderCell(_ParameterBlock):
         self._cls_only = cls_only
         self.fused = False
         self.bfloat16 = False
+        self.frozen = False
 
     def hybrid_forward(self, F, hidden, *batch, **weights):
         if self.fused:
             how = (self._config, self._layer, self._cls_only, self.bfloat16)
+            batch = _without_dropout(F, *batch) if self.frozen else batch
             return fused.encoder_cell(F, *how, hidden, *batch, weights)
         (valid_length,) = batch
+        rate = 0.0 if self.frozen else self._dropout
         units, heads = self._config.units, self._config.num_heads
         eps = self._config.layer_norm_eps
 
@@ -114,16 +117,20 @@ class EncoderCell(_ParameterBlock):
             F.repeat(valid_length, heads).expand_dims(1), scores, lhs_axes=(1,), rhs_axes=(1,)
         )
         probabilities = F.softmax(scores, length=lengths, use_length=True, axis=-1)
-        probabilities = F.Dropout(probabilities, p=self._dropout)
+        probabilities = F.Dropout(probabilities, p=rate)
         context = F.contrib.interleaved_matmul_encdec_valatt(key_value, probabilities, heads=heads)
 
-        attended = F.Dropout(dense(context, "proj", units), p=self._dropout)
+        attended = F.Dropout(dense(context, "proj", units), p=rate)
         attended = _layer_norm(F, queries + attended, weights, "layer_norm", eps)
 
         inner = dense(attended, "ffn_ffn_1", self._config.hidden_size)
         inner = F.LeakyReLU(inner, act_type="gelu")  # x Φ(x) with the exact normal cdf Φ
-        outer = F.Dropout(dense(inner, "ffn_ffn_2", units), p=self._dropout)
+        outer = F.Dropout(dense(inner, "ffn_ffn_2", units), p=rate)
         return _layer_norm(F, attended + outer, weights, "ffn_layer_norm", eps)
+
+
+def _without_dropout(F, offsets, dropout):
+    return offsets, F.zeros_like(dropout)
 
 
 def _dense(F, data, weight, bias, num_hidden, bfloat16):
@@ -173,6 +180,12 @@ class BERTModel(_ParameterBlock):
         - **pooled** ``[B, units]`` float32: tanh of a dense layer on the [CLS] rows
 
     :meth:`fuse` changes the inputs to packed ones.
+
+    Attributes
+    ----------
+    frozen_layers : int or None
+        How many layers are frozen, as the embeddings then are; None: nothing is.
+    frozen_pooler : bool
     """
 
     def __init__(self, config: BERTConfig, dropout: float = 0.1, cls_only: bool = False, **kwargs):
@@ -182,6 +195,8 @@ class BERTModel(_ParameterBlock):
         self.cls_only = cls_only
         self.fused = False
         self.bfloat16 = False
+        self.frozen_layers: int | None = None
+        self.frozen_pooler = False
         with self.name_scope():
             self.encoder = Encoder(config, dropout, cls_only)
             self.pooler = nn.Dense(
@@ -204,6 +219,29 @@ class BERTModel(_ParameterBlock):
         for cell in self.encoder.transformer_cells:
             cell.fused = True
 
+    def freeze(self, layers: int, pooler: bool = False) -> None:
+        """Take the embeddings, the first layers and perhaps the pooler out of the training.
+
+        Their parameters have no gradients, and nothing is dropped in them. Call it before the
+        network computes; :mod:`bert.frozen` computes what is behind them alone.
+
+        Parameters
+        ----------
+        layers : int
+            From 0 (the embeddings alone) to all.
+        pooler : bool
+            Needs all layers.
+        """
+        cells = list(self.encoder.transformer_cells)
+        if not 0 <= layers <= len(cells) or (pooler and layers < len(cells)):
+            raise ValueError(f"cannot freeze {layers} of {len(cells)} layers, pooler {pooler}")
+        self.frozen_layers, self.frozen_pooler = layers, pooler
+        for cell in cells[:layers]:
+            cell.frozen = True
+        for block in [self, *cells[:layers], *[self.pooler] * pooler]:
+            for parameter in block._reg_params.values():
+                parameter.grad_req = "null"
+
     def use_bfloat16(self) -> None:
         """Compute the matrix products of the encoder's dense layers in bfloat16, on a CPU."""
         self.bfloat16 = True
@@ -211,8 +249,10 @@ class BERTModel(_ParameterBlock):
             cell.bfloat16 = True
 
     def hybrid_forward(self, F, input_ids, token_types, *batch, **weights):
+        frozen = self.frozen_layers is not None
         if self.fused:
-            hidden = fused.embeddings(F, self.config, input_ids, token_types, *batch, weights)
+            own = _without_dropout(F, *batch) if frozen else batch
+            hidden = fused.embeddings(F, self.config, input_ids, token_types, *own, weights)
             hidden = self.encoder(hidden, *batch)
             return hidden, self.pooler(hidden)
         config = self.config
@@ -231,7 +271,7 @@ class BERTModel(_ParameterBlock):
         position = F.slice_like(weights["encoder_position_weight"], word, axes=(0,))  # [L, units]
         hidden = F.broadcast_add(word + token_type, position.expand_dims(1))
         hidden = _layer_norm(F, hidden, weights, "encoder_layer_norm", config.layer_norm_eps)
-        hidden = self.encoder(F.Dropout(hidden, p=self.dropout), *batch)
+        hidden = self.encoder(F.Dropout(hidden, p=0.0 if frozen else self.dropout), *batch)
         pooled = self.pooler(F.slice_axis(hidden, axis=0, begin=0, end=1).reshape((-3, 0)))
         return F.swapaxes(hidden, 0, 1), pooled
 

@@ -24,7 +24,8 @@ from bert.terminal import say, shown
 _MOST_THREADS = 1024  # far above what a network profits from
 _CPU_TOPOLOGY = Path("/sys/devices/system/cpu")
 _ARCH_PRCTL = 158  # the system call's number on x86-64
-_CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+_CGROUP = Path("/sys/fs/cgroup")
+_CGROUP_CPU_MAX = _CGROUP / "cpu.max"
 
 
 def physical_cores() -> int:
@@ -51,6 +52,21 @@ def physical_cores() -> int:
     except (OSError, ValueError):
         pass
     return max(1, cores)
+
+
+def available_memory() -> int:
+    """Return the bytes of available memory, also within a container's limit; 0: unknown."""
+    try:
+        meminfo = Path("/proc/meminfo").read_text()
+        available = int(meminfo.split("MemAvailable:")[1].split()[0]) * 1024
+    except (OSError, IndexError, ValueError):
+        return 0
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        limit = int((_CGROUP / "memory.max").read_text())
+        cached = int((_CGROUP / "memory.stat").read_text().split("inactive_file ")[1].split()[0])
+        used = int((_CGROUP / "memory.current").read_text()) - cached
+        available = max(0, min(available, limit - used))
+    return available
 
 
 def processor() -> str:

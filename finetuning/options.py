@@ -41,6 +41,18 @@ _OPTIMIZER = one_of("bertadam", "adamw", "adam", "sgd")
 _DTYPE = one_of("float32", "bfloat16", "float16")
 
 
+def _frozen(text: str) -> int | str:
+    if text in ("embeddings", "all"):
+        return text
+    try:
+        return _COUNT(text)
+    except UserError:
+        raise UserError(
+            f"must be a number of layers from 1 on, 'embeddings' or 'all', not {text!r} (without "
+            "the flag nothing is frozen)"
+        ) from None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """The values of all flags, complete and never written to; see :func:`parse`.
@@ -149,6 +161,11 @@ class Options:
         decides=True)
     seeds: tuple[int, ...] = flag((), numbers(_SEED, "a seed"), "N,N,...",
         "train once per seed, into output_dir/seed-N, and compare the models")
+    freeze: int | str | None = flag(None, _frozen, "LAYERS",
+        "do not train, and use no dropout in: the embeddings and the first N layers (a number), "
+        "the embeddings (embeddings), or all but the last layer, the classifier's (all); this part "
+        "then computes each example once (without the fused CPU operators: in every epoch)",
+        unset="train all", decides=True)
     training_steps: int | None = flag(None, _COUNT, "N",
         "make N updates, in as many epochs as they need (--epochs is then ignored)",
         unset="--epochs", decides=True)
@@ -267,7 +284,7 @@ _DEV = {"dev_file", "dev_fraction", "folds"}
 RULES: tuple[Rule[Options], ...] = (
     Rule("only_inference", needs="model_parameters"),
     Rule("only_inference", "--only_inference does not train",
-        excludes="train_file resume overwrite seeds"),
+        excludes="train_file resume overwrite seeds freeze"),
     Rule(lambda o: o.only_inference and bool({"predict_test", "test_file"} & o.given),
         "predicting with --only_inference", needs="output_dir"),
     Rule(_FILES, "--task_name is not for your own files", excludes="task_name"),

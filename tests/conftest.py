@@ -244,6 +244,15 @@ def new_net(config, start, workers, dropout=0.0):
     return net
 
 
+@pytest.fixture(scope="session")
+def fused_operators():
+    """The fused operators, loaded; skipped on machines without a compiler."""
+    try:
+        native.load()
+    except native.NativeUnavailable as reason:
+        pytest.skip(str(reason))
+
+
 @pytest.fixture
 def finetune_here(tiny_bert, tmp_path):
     """Run finetune_classifier.py in this process; returns (exit code, output folder).

@@ -15,7 +15,7 @@ from finetuning.data.tasks import SUBMISSION_FILES
 from finetuning.results import metrics
 from finetuning.results.predictions import mistakes_text, predictions_text, submission_text
 from finetuning.training.folder import claim
-from finetuning.training.inputs import NotFiniteError, memory_for, network_inputs
+from finetuning.training.inputs import NotFiniteError, logits_of, memory_for
 from finetuning.training.run import Run
 from finetuning.training.workers import Workers
 
@@ -29,7 +29,8 @@ def predict(
 ) -> np.ndarray:
     """Return the logits ``[examples, classes]`` float32, in the examples' order, on every rank.
 
-    With the fused operators, the network is packed for inference. The devices take batches in turn.
+    With the fused operators, the network is packed for inference; where what a frozen part gives
+    for the examples is kept, only the network behind it computes. The devices take batches in turn.
     ``before_batch`` may end it with an exception.
 
     Raises
@@ -42,7 +43,7 @@ def predict(
     rows: dict[int, np.ndarray] = {}
     batches = evaluation_batches(examples.lengths, batch_size)
     with memory_for(examples, batches[:1], "--dev_batch_size"):
-        packed = Inference.of(net) if net.bert.fused else None
+        packed = Inference.of(net) if net.bert.fused and not examples.kept else None
     for first in range(0, len(batches), workers.count):
         before_batch()
         numbers = [first + workers.number(device) for device in range(len(workers.ctx))]
@@ -52,7 +53,7 @@ def predict(
                 computed = [logits_by(packed, examples, indices) for indices in mine]
             else:
                 computing = [
-                    net(*network_inputs(net, examples, indices, ctx))
+                    logits_of(net, examples, indices, ctx)
                     for indices, ctx in zip(mine, workers.ctx, strict=False)
                 ]
                 # Waiting for each round keeps only one batch per device in memory.

@@ -37,7 +37,7 @@ from finetuning.training.folder import check as folder_check
 from finetuning.training.loop import train
 from finetuning.training.record import RESULT_FILES
 from finetuning.training.run import Run
-from finetuning.training.start import new_classifier
+from finetuning.training.start import freeze, frozen_text, new_classifier
 from finetuning.training.workers import Workers, open_workers
 
 
@@ -87,6 +87,8 @@ def prepare(options: Options, workers: Workers) -> Run:
         begin(folder, kind_of(options), options)
     if workers.first:
         console.start_logging(folder / "train.log" if folder else None)
+    if options.freeze:
+        freeze(classifier.net, options.freeze)
     fused = workers.ctx[0].device_type == "cpu" and not options.no_native
     unavailable = classifier.compile(fused, options.dtype == "bfloat16")
     summary.log_files(splits.bad)
@@ -253,6 +255,8 @@ def log_machine(run: Run, unavailable: str | None) -> None:
     source = options.model_parameters or options.pretrained_bert_parameters or options.bert_dataset
     name = f"{name}, {source}" if source else name
     log.info(f"model     {name}, {run.num_parameters:,} parameters")
+    if net.bert.frozen_layers is not None:
+        log.info(f"frozen    {frozen_text(net)}")
     operators = "fused" if net.bert.fused else "stock"
     if options.dtype == "bfloat16":
         units = runtime.bfloat16_units()

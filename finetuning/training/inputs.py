@@ -30,15 +30,33 @@ def network_inputs(
 ) -> list[mx.nd.NDArray]:
     """Return a batch as the network takes it: padded, or packed for the fused operators.
 
+    Where what a frozen part gives for the examples is kept, the batch is for the network behind it.
     Without ``dropout_seed`` the fused operators drop nothing; the stock operators ask autograd.
     """
-    if net.bert.fused:
+    kept = examples.kept
+    if kept and not len(kept.network.cells):
+        arrays = [kept.rows[indices]]
+    elif net.bert.fused:
         rate = 0 if dropout_seed is None else round(net.bert.dropout * 2**24)
         dropout = np.array([dropout_seed or 0, rate], np.int32)
-        arrays = [*packed_batch(examples, indices), dropout]
+        input_ids, token_types, offsets = packed_batch(examples, indices)
+        ids = [kept.rows[examples.tokens_of(indices)]] if kept else [input_ids, token_types]
+        arrays = [*ids, offsets, dropout]
     else:
         arrays = [*padded_batch(examples, indices)]
     return [mx.nd.array(array, ctx, array.dtype) for array in arrays]
+
+
+def logits_of(
+    net: BERTClassifier,
+    examples: TokenizedExamples,
+    indices: np.ndarray,
+    ctx: mx.Context,
+    dropout_seed: int | None = None,
+) -> mx.nd.NDArray:
+    """Return the logits ``[B, num_classes]`` of a batch, as :func:`network_inputs` describes it."""
+    network = examples.kept.network if examples.kept else net
+    return network(*network_inputs(net, examples, indices, ctx, dropout_seed))
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from finetuning.training import checkpoint
 from finetuning.training.evaluation import Evaluation
 from finetuning.training.folder import claim
 from finetuning.training.inputs import OutOfMemoryError
+from finetuning.training.kept import keep_outputs
 from finetuning.training.losses import loss_for
 from finetuning.training.record import read_record
 from finetuning.training.run import Run
@@ -43,6 +44,7 @@ def train(run: Run) -> None:
     trainer = Trainer(net, run.train, loss_for(data), run.workers, run.options)
     with closing(RunState(run, trainer)) as state:
         if start_or_resume(run, trainer, state):
+            keep_outputs(run)
             with signals.deferred():
                 train_epochs(run, trainer, state)
 

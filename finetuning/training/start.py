@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import mxnet as mx
 
 from bert import pretrained
@@ -9,7 +11,9 @@ from bert.classifier import Classifier
 from bert.errors import UserError
 from bert.huggingface import config_to_huggingface
 from bert.modeling import BERTClassifier
+from bert.parameters import parameters_of
 from finetuning.data.tasks import Task
+from finetuning.flags import listed
 from finetuning.options import Options
 from finetuning.training.trainer import seed_of
 
@@ -42,6 +46,32 @@ def find_pretrained(options: Options) -> pretrained.Pretrained:
     if path and not path.is_dir():
         return pretrained.find_params(path, options.bert_model, options.bert_dataset)
     return pretrained.find(str(path or options.bert_model), options.bert_dataset, options.revision)
+
+
+def freeze(net: BERTClassifier, what: int | str) -> None:
+    """Freeze what ``--freeze`` names; UserError if the network has fewer layers."""
+    layers = net.bert.config.num_layers
+    if isinstance(what, int) and what > layers:
+        raise UserError(f"--freeze {what}: this BERT has {layers} layers")
+    if isinstance(what, str):
+        net.bert.freeze(layers if what == "all" else 0, pooler=what == "all")
+    else:
+        net.bert.freeze(what)
+
+
+def frozen_text(net: BERTClassifier) -> str:
+    """Return what is frozen of a network, and how many parameters are trained."""
+    bert = net.bert
+    names = ["the embeddings"]
+    if bert.frozen_layers:
+        some = bert.frozen_layers < bert.config.num_layers
+        names.append(f"{bert.frozen_layers} of " * some + f"{bert.config.num_layers} layers")
+    if bert.frozen_pooler:
+        names.append("the pooler")
+    parameters = parameters_of(net).values()
+    trained = sum(math.prod(p.shape) for p in parameters if p.grad_req != "null")
+    again = "" if bert.fused else "; MXNet's own operators compute the frozen part in every epoch"
+    return f"{listed(names, 'and')}; {trained:,} parameters are trained{again}"
 
 
 def initialize_head(net: BERTClassifier, seed: int, ctx: list[mx.Context]) -> None:

@@ -97,7 +97,7 @@ class RunState:
         self._epoch = {"loss_sum": 0.0, "samples": 0, "seconds": 0.0}
         self._point = {"loss_sum": 0.0, "samples": 0}  # the next of the curve
         self._updates_per_point = math.ceil(trainer.total_updates / _MOST_POINTS)
-        self._best: dict[str, np.ndarray] = {}  # the best model's parameters
+        self._best: dict[str, np.ndarray] = {}  # the best model's trained parameters
         self.predictions: dict[str, str] = {}  # its dev_predictions*.tsv: name -> text
         self._best_is_new = False
         self._writer = checkpoint.BackgroundWriter()
@@ -204,6 +204,7 @@ class RunState:
         # Whatever the loop will change is copied before the writing begins.
         updates, best, predictions = self._trainer.updates, self._best, self.predictions
         best_is_new, self._best_is_new = self._best_is_new, False
+        model = self._trainer.all_parameter_arrays(best) if best_is_new else {}
         metrics = json_text(self.results)
         state, arrays = self._state(finished), {}
         if with_checkpoint:
@@ -220,7 +221,7 @@ class RunState:
             _check_finite(best, updates)
             _check_finite(arrays, updates)
             if best_is_new:
-                checkpoint.write_arrays(folder / "model.params", best)
+                checkpoint.write_arrays(folder / "model.params", model)
                 for name, text in predictions.items():
                     write_text(folder / name, text)
             if best:

@@ -15,10 +15,10 @@ from mxnet import autograd
 
 import optimizer
 from bert.modeling import BERTClassifier
-from bert.parameters import arrays_of, parameters_of
+from bert.parameters import parameters_of
 from dataset import TokenizedExamples, training_batches
 from finetuning.options import Options
-from finetuning.training.inputs import NotFiniteError, memory_for, network_inputs
+from finetuning.training.inputs import NotFiniteError, logits_of, memory_for
 from finetuning.training.workers import Workers
 
 # As in MXNet's AMP: the scale of a float16 run's loss, and for how many updates it is kept.
@@ -102,7 +102,8 @@ class Trainer:
         self._loss_function = loss_function
         self._workers = workers
         self._options = options
-        self._parameters = parameters_of(net)
+        # Those that are not frozen.
+        self._parameters = {n: p for n, p in parameters_of(net).items() if p.grad_req != "null"}
         rule = optimizer.create(options.optimizer, options.weight_decay, options.epsilon)
         self._updaters = [
             optimizer.Updater(
@@ -189,10 +190,9 @@ class Trainer:
 
     def _backward(self, indices: np.ndarray, ctx: mx.Context, dropout_seed: int) -> mx.nd.NDArray:
         """Leave the gradients of a batch's summed loss on a device; returns that loss ``[1]``."""
-        inputs = network_inputs(self._net, self._examples, indices, ctx, dropout_seed)
         label = mx.nd.array(self._examples.label[indices], ctx)
         with autograd.record():
-            logits = self._net(*inputs)
+            logits = logits_of(self._net, self._examples, indices, ctx, dropout_seed)
             loss = self._loss_function(logits, label).sum()
         # The scale (1), or nan where the loss is not finite: the gradients are then not finite
         # either, and the update changes nothing.
@@ -323,8 +323,15 @@ class Trainer:
         }
 
     def parameter_arrays(self) -> dict[str, np.ndarray]:
-        """Return a copy of the network's parameters."""
-        return arrays_of(self._net)
+        """Return a copy of the parameters that are trained."""
+        return {name: p.list_data()[0].asnumpy() for name, p in self._parameters.items()}
+
+    def all_parameter_arrays(self, trained: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return :meth:`parameter_arrays` of some moment and copies of the frozen ones."""
+        return {
+            name: trained[name] if name in trained else parameter.list_data()[0].asnumpy()
+            for name, parameter in parameters_of(self._net).items()
+        }
 
     def optimizer_arrays(self) -> dict[str, np.ndarray]:
         """Return a copy of the optimizer's state."""

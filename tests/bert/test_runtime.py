@@ -161,3 +161,15 @@ def test_the_gpu_wheel_imports_and_says_what_is_missing(tiny_bert, glue_dir, tmp
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1, refused.stderr
     trained = run(*train, tmp_path / "cpu", "--no_native", **driver)
     assert trained.returncode == 0, trained.stderr
+
+
+def test_the_memory_of_a_container_counts_where_it_is_less(tmp_path, monkeypatch):
+    monkeypatch.setattr(runtime, "_CGROUP", tmp_path)
+    free = runtime.available_memory()
+    assert free > 0
+    (tmp_path / "memory.max").write_text("9000\n")
+    (tmp_path / "memory.current").write_text("5000\n")
+    (tmp_path / "memory.stat").write_text("anon 3000\ninactive_file 2000\n")
+    assert runtime.available_memory() == 6000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert runtime.available_memory() > free / 2

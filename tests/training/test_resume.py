@@ -172,6 +172,21 @@ def test_whatever_moment_the_disk_is_full_at_nothing_is_lost(
     assert failing > 16  # two calls for every file
 
 
+@pytest.mark.parametrize("part", ["1", "all"])
+def test_a_run_with_frozen_layers_ends_with_the_same_bytes(part, runner, tiny_bert, data, tmp_path):
+    flags = ("--freeze", part, "--checkpoint_steps", "3")
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert resume(runner, tiny_bert, data, whole, *flags)["code"] == 0
+    for failing in (20, 14):  # in the middle of the first epoch, and of the second
+        run = resume(runner, tiny_bert, data, out, *flags, fail_sync=failing)
+        assert run["code"] == 1, run
+    run = resume(runner, tiny_bert, data, out, *flags)
+    assert run["code"] == 0 and "resumed   after update" in run["out"], run
+    assert results(out) == results(whole)
+    run = resume(runner, tiny_bert, data, out, "--freeze", "2")
+    assert run["code"] == 2 and f"--freeze was {part}, now 2" in run["err"]
+
+
 def test_a_finished_run_says_so(short, runner, tiny_bert, data):
     out, expected = short
     run = resume(runner, tiny_bert, data, out)
