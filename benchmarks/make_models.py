@@ -34,7 +34,7 @@ def make(cache: Path) -> None:
     random = np.random.default_rng(0)
     shapes = parameter_shapes(config)
     tensors = {}
-    for gluon, huggingface in gluon_to_huggingface(config.num_layers).items():
+    for gluon, huggingface in gluon_to_huggingface(config).items():
         values = random.standard_normal(shapes[gluon], np.float32) * 0.02
         tensors["bert." + huggingface] = values + np.float32(gluon.endswith("gamma"))
     save_file(tensors, base / "model.safetensors", {"format": "pt"})

@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 
 from bert.errors import UserError
+from bert.family import ACTIVATIONS, MEMBERS, Member
 
 # Far more than any published BERT has: a damaged config.json must not build layers for hours.
 _MOST_LAYERS = 1000
@@ -18,7 +19,18 @@ class BERTConfig:
     """The sizes of a BERT, named as in gluonnlp.
 
     ``hidden_size`` is the width of the feed-forward layer (Hugging Face: intermediate_size),
-    ``units`` the width of everything else (Hugging Face: hidden_size).
+    ``units`` the width of everything else (Hugging Face: hidden_size). The other members of BERT's
+    family need the fields after ``layer_norm_eps``, whose defaults are BERT's:
+
+    ``token_type_vocab_size``
+        May be 0: DistilBERT has no token types.
+    ``hidden_act``
+        One of the values of :data:`bert.family.ACTIVATIONS`.
+    ``unused_positions``
+        Hugging Face's position table has so many rows more than ``max_length``, in front: RoBERTa's
+        position ids begin with 2.
+    ``embedding_size``
+        The embeddings' width, if it is not ``units``: they are then projected (small ELECTRA).
 
     Raises
     ------
@@ -34,26 +46,62 @@ class BERTConfig:
     max_length: int = 512
     token_type_vocab_size: int = 2
     layer_norm_eps: float = 1e-12
+    model_type: str = "bert"
+    hidden_act: str = "gelu"
+    unused_positions: int = 0
+    embedding_size: int | None = None
 
     def __post_init__(self):
+        if self.model_type not in MEMBERS or self.hidden_act not in ACTIVATIONS.values():
+            raise ValueError("there is no such model or activation")
         for name, value in asdict(self).items():
-            if not 0 < value < math.inf:
+            if name in ("token_type_vocab_size", "unused_positions") and value == 0:
+                continue
+            if isinstance(value, (int, float)) and not 0 < value < math.inf:
                 raise UserError(f"{name} must be positive and finite, not {value!r}")
         if self.num_layers > _MOST_LAYERS:
             raise UserError(f"invalid number of layers: {self.num_layers}")
         if self.units % self.num_heads:
             raise UserError(f"{self.units} units are not divisible by {self.num_heads} heads")
 
+    @property
+    def member(self) -> Member:
+        """What distinguishes this member of BERT's family."""
+        return MEMBERS[self.model_type]
+
+    @property
+    def embedding_units(self) -> int:
+        """The width of the embeddings."""
+        return self.embedding_size or self.units
+
+    @property
+    def reads_token_types(self) -> bool:
+        """Whether the output depends on token types; if not, Hugging Face's gets none."""
+        return self.token_type_vocab_size > 1
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the computation is that of the original BERT."""
+        pooler = self.member.pooler_activation == "tanh" and self.reads_token_types
+        return pooler and self.hidden_act == "gelu" and self.embedding_size is None
+
 
 def embedding_shapes(config: BERTConfig) -> Shapes:
-    """Return the shapes of the embeddings and their LayerNorm."""
-    return {
-        "word_embed.0.weight": (config.vocab_size, config.units),
-        "token_type_embed.0.weight": (config.token_type_vocab_size, config.units),
-        "encoder.position_weight": (config.max_length, config.units),
-        "encoder.layer_norm.gamma": (config.units,),
-        "encoder.layer_norm.beta": (config.units,),
+    """Return the shapes of the embeddings, their LayerNorm and their projection."""
+    units = config.embedding_units
+    shapes: Shapes = {
+        "word_embed.0.weight": (config.vocab_size, units),
+        "token_type_embed.0.weight": (config.token_type_vocab_size, units),
+        "encoder.position_weight": (config.max_length, units),
+        "encoder.layer_norm.gamma": (units,),
+        "encoder.layer_norm.beta": (units,),
     }
+    if not config.token_type_vocab_size:
+        del shapes["token_type_embed.0.weight"]
+    if config.embedding_size is not None:
+        shapes["embed_project.weight"] = (config.units, units)
+        shapes["embed_project.bias"] = (config.units,)
+    return shapes
 
 
 def layer_shapes(config: BERTConfig) -> Shapes:

@@ -65,7 +65,7 @@ def read_model(
     check_vocabulary(source.tokenizer, source.config.vocab_size)
     config = {
         **huggingface.config_to_huggingface(source.config),
-        "architectures": ["BertModel"],
+        "architectures": [f"{source.config.member.classes}Model"],
         **source.tokenizer.in_config(),
     }
     return Model(pretrained.read_weights(source), config, source.tokenizer)
@@ -91,7 +91,8 @@ def write_huggingface(
         The disk is full, and the like.
     """
     write_tokenizer_and_config(folder, config, tokenizer)
-    tensors = huggingface.huggingface_names(arrays, config["num_hidden_layers"])
+    sizes = huggingface.parse_config(config, folder / "config.json")
+    tensors = huggingface.huggingface_names(arrays, sizes)
     try:
         save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     except SafetensorError as error:
@@ -104,8 +105,11 @@ def write_huggingface(
 
 def write_tokenizer_and_config(folder: Path, config: dict, tokenizer: BERTTokenizer) -> None:
     """Write config.json with the labels, and the tokenizer's files, as Hugging Face reads them."""
-    _write(folder / "config.json", json_text(_without(config, *_CHECKSUMS, *_TOKENIZER)))
-    for name, text in tokenizer.huggingface_files(config["max_position_embeddings"]).items():
+    sizes = huggingface.parse_config(config, folder / "config.json")
+    content = huggingface.own_names(_without(config, *_CHECKSUMS, *_TOKENIZER))
+    _write(folder / "config.json", json_text(content))
+    files = tokenizer.huggingface_files(sizes.max_length, sizes.reads_token_types)
+    for name, text in files.items():
         _write(folder / name, text)
 
 
@@ -116,8 +120,9 @@ def read_huggingface(folder: Path) -> BERTClassifier:
     tensors = huggingface.read_safetensors(weights)
     encoder = huggingface.gluon_names(tensors, config, weights)
     arrays = {f"bert.{name}": array for name, array in encoder.items()}
-    arrays |= {ours: tensors[theirs] for ours, theirs in huggingface.HEAD_NAMES.items()}
-    net = BERTClassifier(BERTModel(config, cls_only=True), len(tensors["classifier.bias"]))
+    arrays |= {ours: tensors[theirs] for ours, theirs in huggingface.head_names(config).items()}
+    classes = len(arrays["classifier.1.bias"])
+    net = BERTClassifier(BERTModel(config, cls_only=True), classes)
     set_parameters(net, arrays, [mx.cpu()], weights)
     return net
 

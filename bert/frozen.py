@@ -11,7 +11,6 @@ import numpy as np
 from mxnet import nd
 from mxnet.gluon import HybridBlock, nn
 
-from bert import fused
 from bert.modeling import BERTClassifier, BERTModel
 
 
@@ -38,12 +37,13 @@ class BehindFrozen(HybridBlock):
         self.cells = nn.HybridSequential()
         self.cells.add(*list(bert.encoder.transformer_cells)[bert.frozen_layers :])
         self.pooler = None if bert.frozen_pooler else bert.pooler
+        self._pool = bert.pool
         self.classifier = net.classifier
 
     def hybrid_forward(self, F, hidden, *batch):
         for cell in self.cells:
             hidden = cell(hidden, *batch)
-        return self.classifier(hidden if self.pooler is None else self.pooler(hidden))
+        return self.classifier(hidden if self.pooler is None else self._pool(F, hidden))
 
 
 class Kept(NamedTuple):
@@ -73,10 +73,10 @@ def frozen_output(
         pooler makes of them if it is frozen too.
     """
     batch = offsets, nd.zeros(2, offsets.context, dtype="int32")
-    hidden = fused.embeddings(nd, bert.config, input_ids, token_types, *batch, _weights(bert))
+    hidden = bert.embed_packed(nd, input_ids, token_types, *batch, **_weights(bert))
     for cell in list(bert.encoder.transformer_cells)[: bert.frozen_layers]:
         hidden = cell.hybrid_forward(nd, hidden, *batch, **_weights(cell))
-    return bert.pooler(hidden) if bert.frozen_pooler else hidden
+    return bert.pool(nd, hidden) if bert.frozen_pooler else hidden
 
 
 def _weights(block: HybridBlock) -> dict[str, nd.NDArray]:

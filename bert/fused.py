@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from bert import native
+from bert.activations import activate
 
 SITES_PER_LAYER = 3
 # NumPy has no bfloat16; this is how MXNet represents it.
@@ -34,11 +35,11 @@ def dense(F, data, weight, num_hidden, bfloat16):
     return F.amp_cast(product, dtype="float32") if bfloat16 else product
 
 
-def embeddings(F, config, input_ids, token_types, offsets, dropout, weights):
-    """Return the sum of the embeddings after LayerNorm and dropout, ``[T, units]``."""
+def embeddings(F, config, input_ids, token_types, token_type_table, offsets, dropout, weights):
+    """Return the sum of the embeddings after LayerNorm and dropout, ``[T, embedding units]``."""
     return F.bert_embedding(
         weights["word_embed_0_weight"],
-        weights["token_type_embed_0_weight"],
+        token_type_table,
         weights["encoder_position_weight"],
         weights["encoder_layer_norm_gamma"],
         weights["encoder_layer_norm_beta"],
@@ -89,10 +90,11 @@ def encoder_cell(F, config, layer, cls_only, bfloat16, hidden, offsets, dropout,
         site=site + 1,
         eps=config.layer_norm_eps,
     )
-    inner = F.bert_bias_gelu(
-        product(attended, weights["ffn_ffn_1_weight"], config.hidden_size),
-        weights["ffn_ffn_1_bias"],
-    )
+    inner = product(attended, weights["ffn_ffn_1_weight"], config.hidden_size)
+    if config.hidden_act == "gelu":
+        inner = F.bert_bias_gelu(inner, weights["ffn_ffn_1_bias"])
+    else:
+        inner = activate(F, F.broadcast_add(inner, weights["ffn_ffn_1_bias"]), config.hidden_act)
     return F.bert_add_norm(
         product(inner, weights["ffn_ffn_2_weight"], units),
         weights["ffn_ffn_2_bias"],

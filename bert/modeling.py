@@ -15,6 +15,7 @@ from mxnet.gluon import HybridBlock, nn
 from mxnet.initializer import Normal
 
 from bert import fused
+from bert.activations import activate
 from bert.config import BERTConfig, Shapes, embedding_shapes, layer_shapes
 
 # "initializer_range" of every published BERT: the standard deviation of new weights.
@@ -124,7 +125,7 @@ class EncoderCell(_ParameterBlock):
         attended = _layer_norm(F, queries + attended, weights, "layer_norm", eps)
 
         inner = dense(attended, "ffn_ffn_1", self._config.hidden_size)
-        inner = F.LeakyReLU(inner, act_type="gelu")  # x Φ(x) with the exact normal cdf Φ
+        inner = activate(F, inner, self._config.hidden_act)
         outer = F.Dropout(dense(inner, "ffn_ffn_2", units), p=rate)
         return _layer_norm(F, attended + outer, weights, "ffn_layer_norm", eps)
 
@@ -161,7 +162,10 @@ class Encoder(HybridBlock):
 
 
 class BERTModel(_ParameterBlock):
-    """The pretrained part of BERT: embeddings, encoder and pooler.
+    """The pretrained part of BERT, or of a member of its family: embeddings, encoder and pooler.
+
+    The pooler is a dense layer on the [CLS] rows. Where it is not pretrained
+    (:class:`bert.family.Member`), it is the first layer of the classifier's head.
 
     Parameters
     ----------
@@ -173,11 +177,12 @@ class BERTModel(_ParameterBlock):
 
     Inputs
         - **input_ids** ``[B, L]`` int32
-        - **token_types** ``[B, L]`` int32: 0 for the first sentence, 1 for the second
+        - **token_types** ``[B, L]`` int32: 0 for the first sentence, 1 for the second; ignored by a
+          model of fewer than two types
         - **valid_length** ``[B]`` int32: tokens that are not padding
     Outputs
         - **hidden** ``[B, L, units]`` float32, ``[B, 1, units]`` with ``cls_only``
-        - **pooled** ``[B, units]`` float32: tanh of a dense layer on the [CLS] rows
+        - **pooled** ``[B, units]`` float32: the pooler's output after its activation
 
     :meth:`fuse` changes the inputs to packed ones.
 
@@ -199,9 +204,11 @@ class BERTModel(_ParameterBlock):
         self.frozen_pooler = False
         with self.name_scope():
             self.encoder = Encoder(config, dropout, cls_only)
+            activation = config.member.pooler_activation
             self.pooler = nn.Dense(
                 config.units,
-                activation="tanh",
+                # Of activations, Gluon's dense layer has tanh and relu.
+                activation=None if activation == "gelu" else activation,
                 in_units=config.units,
                 weight_initializer=Normal(INITIALIZER_RANGE),
             )
@@ -249,31 +256,64 @@ class BERTModel(_ParameterBlock):
             cell.bfloat16 = True
 
     def hybrid_forward(self, F, input_ids, token_types, *batch, **weights):
+        config = self.config
         frozen = self.frozen_layers is not None
         if self.fused:
             own = _without_dropout(F, *batch) if frozen else batch
-            hidden = fused.embeddings(F, self.config, input_ids, token_types, *own, weights)
+            hidden = self.embed_packed(F, input_ids, token_types, *own, **weights)
             hidden = self.encoder(hidden, *batch)
-            return hidden, self.pooler(hidden)
-        config = self.config
+            return hidden, self.pool(F, hidden)
+        token_types, token_type_table = self._token_types(F, token_types, weights)
         word = F.Embedding(
             F.transpose(input_ids),
             weights["word_embed_0_weight"],
             input_dim=config.vocab_size,
-            output_dim=config.units,
+            output_dim=config.embedding_units,
         )
         token_type = F.Embedding(
             F.transpose(token_types),
-            weights["token_type_embed_0_weight"],
-            input_dim=config.token_type_vocab_size,
-            output_dim=config.units,
+            token_type_table,
+            input_dim=max(1, config.token_type_vocab_size),
+            output_dim=config.embedding_units,
         )
         position = F.slice_like(weights["encoder_position_weight"], word, axes=(0,))  # [L, units]
         hidden = F.broadcast_add(word + token_type, position.expand_dims(1))
         hidden = _layer_norm(F, hidden, weights, "encoder_layer_norm", config.layer_norm_eps)
-        hidden = self.encoder(F.Dropout(hidden, p=0.0 if frozen else self.dropout), *batch)
-        pooled = self.pooler(F.slice_axis(hidden, axis=0, begin=0, end=1).reshape((-3, 0)))
+        hidden = F.Dropout(hidden, p=0.0 if frozen else self.dropout)
+        hidden = self.encoder(self._project(F, hidden, weights), *batch)
+        pooled = self.pool(F, F.slice_axis(hidden, axis=0, begin=0, end=1).reshape((-3, 0)))
         return F.swapaxes(hidden, 0, 1), pooled
+
+    def embed_packed(self, F, input_ids, token_types, offsets, dropout, **weights):
+        """Return the embeddings of packed rows ``[T, units]``, as the encoder takes them."""
+        token_types, table = self._token_types(F, token_types, weights)
+        ids = (input_ids, token_types, table)
+        hidden = fused.embeddings(F, self.config, *ids, offsets, dropout, weights)
+        return self._project(F, hidden, weights)
+
+    def _token_types(self, F, token_types, weights):
+        """Return the token types that the model knows, and their embeddings."""
+        if not self.config.reads_token_types:
+            token_types = F.zeros_like(token_types)
+        if self.config.token_type_vocab_size:
+            return token_types, weights["token_type_embed_0_weight"]
+        # one type, of zeros
+        return token_types, F.zeros_like(weights["encoder_layer_norm_gamma"]).expand_dims(0)
+
+    def _project(self, F, embedded, weights):
+        """Widen the embeddings to the encoder's units, if they are narrower."""
+        if self.config.embedding_size is None:
+            return embedded
+        weight, bias = weights["embed_project_weight"], weights["embed_project_bias"]
+        return F.FullyConnected(embedded, weight, bias, num_hidden=self.config.units, flatten=False)
+
+    def pool(self, F, rows):
+        """Return what the pooler makes of the [CLS] rows ``[B, units]``."""
+        member = self.config.member
+        if member.dropout_before_pooler and not self.frozen_pooler:
+            rows = F.Dropout(rows, p=self.dropout)
+        pooled = self.pooler(rows)
+        return activate(F, pooled, "gelu") if member.pooler_activation == "gelu" else pooled
 
 
 class BERTClassifier(HybridBlock):

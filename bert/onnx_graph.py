@@ -23,7 +23,7 @@ from bert.errors import UserError
 
 # The first with LayerNormalization.
 OPSET = 17
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # the last if the model reads them
 _MOST_BYTES = 2**31 - 1  # of a protobuf message
 # Added to the attention scores of padding: exp of it is 0 in float32.
 _MASKED = -10000.0
@@ -71,9 +71,9 @@ def write(
     """Write a classifier as an ONNX file.
 
     Its inputs are ``input_ids``, ``attention_mask`` (1 for a token, 0 for padding, which comes
-    last) and ``token_type_ids``, int64 ``[batch, sequence]``; its output is ``logits`` float32
-    ``[batch, labels]``. The graph is checked by ``onnx.checker``. Besides ``arrays`` it needs the
-    memory of their largest one.
+    last) and, if the model reads token types, ``token_type_ids``, int64 ``[batch, sequence]``; its
+    output is ``logits`` float32 ``[batch, labels]``. The graph is checked by ``onnx.checker``.
+    Besides ``arrays`` it needs the memory of their largest one.
 
     Parameters
     ----------
@@ -103,32 +103,48 @@ def write(
     graph.constant("scale", np.float32(math.sqrt(units_per_head)))
     graph.constant("half", np.float32(0.5))
     graph.constant("root_2", np.float32(math.sqrt(2)))
+    if config.hidden_act == "gelu_new":
+        graph.constant("cubic", np.float32(0.044715))
+        graph.constant("root_2_over_pi", np.float32(math.sqrt(2 / math.pi)))
     for layer in range(config.num_layers):
         hidden = _layer(graph, layer, hidden)
     hidden = graph.node("Squeeze", hidden, "axis_1", name="first_row")
-    pooled = graph.node("Tanh", graph.dense(hidden, "bert.pooler", "pooler"), name="pooler/Tanh")
+    pooled = graph.dense(hidden, "bert.pooler", "pooler")
+    pooled = _activation(graph, pooled, config.member.pooler_activation, "pooler")
     head = [graph.weight("classifier.1.weight"), graph.weight("classifier.1.bias")]
     graph.node("Gemm", pooled, *head, name="logits", transB=1)
     _write(path, graph, _checked_model(graph))
 
 
 def _embeddings(graph: _Graph, half: bool) -> str:
-    """Return the sum of the embeddings after LayerNorm, [batch, sequence, units]."""
+    """Return the sum of the embeddings after LayerNorm, [batch, sequence, units].
+
+    The sum is called "embedding". A narrow embedding is projected to the units.
+    """
     table = graph.arrays["bert.word_embed.0.weight"]
     table_name = graph.constant("bert.word_embed.0.weight", table.astype("f2") if half else table)
     word = graph.node("Gather", table_name, "input_ids", name="word")
     if half:
         word = graph.node("Cast", word, name="word/float32", to=TensorProto.FLOAT)
-    types = graph.weight("bert.token_type_embed.0.weight")
-    token_type = graph.node("Gather", types, "token_type_ids", name="token_type")
+    if graph.config.reads_token_types:
+        types = graph.weight("bert.token_type_embed.0.weight")
+        token_type = graph.node("Gather", types, "token_type_ids", name="token_type")
+    elif graph.config.token_type_vocab_size:  # one type
+        token_type = graph.weight("bert.token_type_embed.0.weight")
+    else:
+        token_type = None
     shape = graph.node("Shape", "input_ids", name="shape")
     length = graph.node("Slice", shape, "axis_1", "axis_2", name="length")
     name = "bert.encoder.position_weight"
     positions = graph.constant(name, graph.arrays[name][None])
     position = graph.node("Slice", positions, "axis_0", length, "axis_1", name="position")
-    hidden = graph.node("Add", word, token_type, name="word+token_type")
-    hidden = graph.node("Add", hidden, position, name="embedding")
-    return graph.layer_norm(hidden, "bert.encoder.layer_norm", "embedding/LayerNorm")
+    if token_type:
+        word = graph.node("Add", word, token_type, name="word+token_type")
+    hidden = graph.node("Add", word, position, name="embedding")
+    hidden = graph.layer_norm(hidden, "bert.encoder.layer_norm", "embedding/LayerNorm")
+    if graph.config.embedding_size is None:
+        return hidden
+    return graph.dense(hidden, "bert.embed_project", "embedding/projection")
 
 
 def _mask(graph: _Graph) -> None:
@@ -173,15 +189,33 @@ def _layer(graph: _Graph, layer: int, hidden: str) -> str:
     attended = graph.layer_norm(attended, f"{parameters}.layer_norm", f"{site}/proj/LayerNorm")
 
     inner = graph.dense(attended, f"{parameters}.ffn.ffn_1", f"{site}/ffn_1")
-    # x Φ(x) = x (1 + erf(x / √2)) / 2
-    cdf = graph.node("Div", inner, "root_2", name=f"{site}/gelu/Div")
-    cdf = graph.node("Erf", cdf, name=f"{site}/gelu/Erf")
-    cdf = graph.node("Add", cdf, "one", name=f"{site}/gelu/Add")
-    inner = graph.node("Mul", inner, cdf, name=f"{site}/gelu/Mul")
-    inner = graph.node("Mul", inner, "half", name=f"{site}/gelu")
+    inner = _activation(graph, inner, graph.config.hidden_act, site)
     outer = graph.dense(inner, f"{parameters}.ffn.ffn_2", f"{site}/ffn_2")
     outer = graph.node("Add", outer, attended, name=f"{site}/ffn_2/residual")
     return graph.layer_norm(outer, f"{parameters}.ffn.layer_norm", f"{site}/ffn_2/LayerNorm")
+
+
+def _activation(graph: _Graph, data: str, kind: str, site: str) -> str:
+    """Return an activation of ``data``, one of the values of family.ACTIVATIONS or tanh."""
+    if kind in ("relu", "tanh"):
+        operator = {"relu": "Relu", "tanh": "Tanh"}[kind]
+        return graph.node(operator, data, name=f"{site}/{operator}")
+    if kind == "silu":
+        sigmoid = graph.node("Sigmoid", data, name=f"{site}/Sigmoid")
+        return graph.node("Mul", data, sigmoid, name=f"{site}/silu")
+    if kind == "gelu_new":  # erf(x / √2) is approximated by tanh(√(2 / π) (x + 0.044715 x³))
+        square = graph.node("Mul", data, data, name=f"{site}/gelu/square")
+        cube = graph.node("Mul", square, data, name=f"{site}/gelu/cube")
+        cube = graph.node("Mul", cube, "cubic", name=f"{site}/gelu/cubic")
+        cdf = graph.node("Add", data, cube, name=f"{site}/gelu/sum")
+        cdf = graph.node("Mul", cdf, "root_2_over_pi", name=f"{site}/gelu/scaled")
+        cdf = graph.node("Tanh", cdf, name=f"{site}/gelu/Tanh")
+    else:  # x Φ(x) = x (1 + erf(x / √2)) / 2
+        cdf = graph.node("Div", data, "root_2", name=f"{site}/gelu/Div")
+        cdf = graph.node("Erf", cdf, name=f"{site}/gelu/Erf")
+    cdf = graph.node("Add", cdf, "one", name=f"{site}/gelu/Add")
+    data = graph.node("Mul", data, cdf, name=f"{site}/gelu/Mul")
+    return graph.node("Mul", data, "half", name=f"{site}/gelu")
 
 
 def _checked_model(graph: _Graph) -> ModelProto:
@@ -190,8 +224,9 @@ def _checked_model(graph: _Graph) -> ModelProto:
     logits = ("batch", len(graph.arrays["classifier.1.bias"]))
     tensor = helper.make_tensor_value_info
     # Declared because it cannot be inferred, and ONNX Runtime fuses only nodes of known shapes.
-    embedding = tensor("embedding", TensorProto.FLOAT, (*tokens, graph.config.units))
-    inputs = [tensor(name, TensorProto.INT64, tokens) for name in INPUTS]
+    embedding = tensor("embedding", TensorProto.FLOAT, (*tokens, graph.config.embedding_units))
+    names = INPUTS if graph.config.reads_token_types else INPUTS[:2]
+    inputs = [tensor(name, TensorProto.INT64, tokens) for name in names]
     # To the checker, a weight is an input of its type and shape.
     small, large = [], []
     for name, array in graph.constants.items():

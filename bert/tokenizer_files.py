@@ -17,19 +17,28 @@ import tokenizers
 from tokenizers import AddedToken, models
 
 from bert.errors import UserError
+from bert.family import member
 from bert.files import read_json, read_text
 from bert.tokenizer import (
     BERT_TOKENS,
     SPECIAL_TOKENS,
     BERTTokenizer,
-    check_layout,
     numbered,
     parse_lines,
     parse_tokenizer,
     word_pieces,
 )
+from bert.tokenizer_checks import (
+    ADVICE,
+    AROUND,
+    ROBERTA_TOKENS,
+    check_added,
+    check_bert,
+    check_roberta,
+)
 
-_BERT = ("BertTokenizer", "BertTokenizerFast")
+# Classes of tokenizers; the names of the first may end in "Fast".
+_BERT = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer")
 _AS_IS = ("PreTrainedTokenizerFast", "TokenizersBackend")
 # What tokenizer_config.json may say, with the default first, ...
 _FLAGS = {
@@ -43,27 +52,16 @@ _ONLY = {
     "split_special_tokens": False,
     "fast_tokenizer_files": None,
     "vocab": None,
-}
-# tokenizer_config.json's names of the flags of a tokenizer.json's normalizer.
-_NORMALIZER = {
-    "do_lower_case": "lowercase",
-    "strip_accents": "strip_accents",
-    "tokenize_chinese_chars": "handle_chinese_chars",
+    "merges": None,
 }
 # In the order in which transformers adds them to a vocabulary.
 _NAMES = "bos_token eos_token unk_token sep_token pad_token cls_token mask_token".split()
 _EXTRA = ("extra_special_tokens", "additional_special_tokens")  # in version 5 and before it
-_ADVICE = (
-    "make them agree, or, if tokenizer.json is what the model was trained with, set in "
-    'tokenizer_config.json "tokenizer_class": "PreTrainedTokenizerFast" and "model_input_names": '
-    '["input_ids", "token_type_ids", "attention_mask"]'
-)
-
 Get = Callable[[str], Path | None]
 
 
 def find_tokenizer(get: Get, config: dict, where: str | Path) -> BERTTokenizer:
-    """Return the tokenizer of a BERT in Hugging Face's layout.
+    """Return the tokenizer of a model in Hugging Face's layout.
 
     Parameters
     ----------
@@ -82,13 +80,15 @@ def find_tokenizer(get: Get, config: dict, where: str | Path) -> BERTTokenizer:
     """
     path = get("tokenizer_config.json")
     settings = read_json(path) if path else {}
-    kind = settings.get("tokenizer_class") or config.get("tokenizer_class") or _BERT[0]
-    if kind not in (*_BERT, *_AS_IS):
+    kind = settings.get("tokenizer_class") or config.get("tokenizer_class")
+    kind = str(kind or member(config.get("model_type", "bert")).tokenizer)
+    kind = kind if kind in _AS_IS else kind.removesuffix("Fast")
+    if kind not in (*_BERT, *AROUND, *_AS_IS):
         raise UserError(
-            f"{where}: its tokenizer is a {kind!r}, which is not supported: only BertTokenizer is, "
-            "and the tokenizer.json of a PreTrainedTokenizerFast"
+            f"{where}: its tokenizer is a {kind!r}, which is not supported: only BertTokenizer, "
+            f"{', '.join(AROUND)} and the tokenizer.json of a PreTrainedTokenizerFast are"
         )
-    as_is = kind in _AS_IS
+    as_is = kind not in _BERT
     _check_settings(settings, config, as_is, where)
     file, own = get("tokenizer.json"), None
     if file:
@@ -97,8 +97,15 @@ def find_tokenizer(get: Get, config: dict, where: str | Path) -> BERTTokenizer:
     if as_is and (own is None or own.post_processor is None):
         raise UserError(
             f"{where}: its tokenizer, a {kind}, needs a tokenizer.json with a post_processor that "
-            "adds [CLS] and [SEP]"
+            "adds the special tokens (transformers writes it: AutoTokenizer.from_pretrained(…)"
+            ".save_pretrained(…))"
         )
+    if kind not in AROUND:
+        _check_types(settings, config, kind, where)
+    else:
+        settings = {**ROBERTA_TOKENS, **settings}
+        if kind == "CamembertTokenizer" and not set(_EXTRA) & set(settings):
+            settings[_EXTRA[1]] = ["<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED"]
     try:
         declared, named, special_tokens = _added_tokens(get, settings, own, as_is)
     except UserError:
@@ -118,13 +125,16 @@ def find_tokenizer(get: Get, config: dict, where: str | Path) -> BERTTokenizer:
     assert file is not None
     known = set()
     if own is not None:
-        _check_flags(own, declared, file)
+        check_added(own, declared, file)
         known = {token.content for token in own.get_added_tokens_decoder().values()}
     new = [token for token in named if token.content not in known]
     _add(splitter, declared, new if as_is else named, file)
     if own is not None and not as_is:
         own.add_tokens([*declared.values(), *new])
-        _compare(own, splitter, file)
+        check_bert(own, splitter, file)
+    if kind in AROUND:
+        names = {name: _text(settings[name]) for name in ROBERTA_TOKENS}
+        check_roberta(splitter, kind, settings | names, file)
     return _simplest(splitter, special_tokens, file)
 
 
@@ -146,7 +156,15 @@ def _check_settings(settings: dict, config: dict, as_is: bool, where: str | Path
             f"{where}: config.json says do_lower_case {config['do_lower_case']!r}, but "
             "transformers reads it from tokenizer_config.json: write it there"
         )
-    inputs = settings.get("model_input_names", [] if as_is else ["token_type_ids"])
+
+
+def _check_types(settings: dict, config: dict, kind: str, where: str | Path) -> None:
+    """Raise UserError where it depends on transformers' version which types the model gets."""
+    types = 0 if config.get("model_type") == "distilbert" else config.get("type_vocab_size", 2)
+    always = kind in ("BertTokenizer", "ElectraTokenizer")
+    inputs = settings.get("model_input_names", ["token_type_ids"] if always else [])
+    if types in (0, 1) and not member(config.get("model_type", "bert")).segments:
+        return
     if not isinstance(inputs, list) or "token_type_ids" not in inputs:
         raise UserError(
             f"{where}: without token_type_ids in tokenizer_config.json's model_input_names, both "
@@ -252,6 +270,11 @@ def _tokens(values: list) -> list[AddedToken]:
     return [_token(value) for value in values if value is not None]
 
 
+def _text(value: str | dict) -> str:
+    """Return the text of a special token, which the settings name or describe."""
+    return value if isinstance(value, str) else _token(value).content
+
+
 def _token(value: str | dict) -> AddedToken:
     """Return a special token from its JSON."""
     if isinstance(value, str):
@@ -269,7 +292,7 @@ def _vocabulary(
             kind = type(own.model).__name__
             raise UserError(
                 f"{file} splits words by {kind}, but its tokenizer_config.json describes a "
-                f"BertTokenizer, which splits them by WordPiece: {_ADVICE}"
+                f"BertTokenizer, which splits them by WordPiece: {ADVICE}"
             )
         vocab = own.get_vocab(with_added_tokens=False)
     else:
@@ -306,19 +329,6 @@ def _bert(
     return word_pieces(vocab, lowercase, strip, chinese, special_tokens)
 
 
-def _check_flags(own: tokenizers.Tokenizer, declared: dict[int, AddedToken], file: Path) -> None:
-    """Raise UserError where tokenizer.json and tokenizer_config.json differ in an added token."""
-    for id_, token in own.get_added_tokens_decoder().items():
-        other = declared.get(id_, token)
-        # Whether it is called special is no matter: it is found in texts all the same.
-        states = [{**one.__getstate__(), "special": True} for one in (token, other)]
-        if states[0] != states[1]:
-            raise UserError(
-                f"{file}: its added token {token.content!r} is another one in "
-                "tokenizer_config.json: make them agree"
-            )
-
-
 def _add(
     splitter: tokenizers.Tokenizer,
     declared: dict[int, AddedToken],
@@ -334,49 +344,6 @@ def _add(
                 "model's files give it"
             )
     splitter.add_tokens(named)
-
-
-def _compare(own: tokenizers.Tokenizer, splitter: tokenizers.Tokenizer, file: Path) -> None:
-    """Raise UserError unless tokenizer.json describes the tokenizer that the settings describe.
-
-    Of a BertTokenizer, version 5 of transformers takes the vocabulary from tokenizer.json and
-    nothing else; version 4 takes all but the three flags of the normalizer.
-    """
-    found, expected = json.loads(own.to_str()), json.loads(splitter.to_str())
-    _compare_flags(found["normalizer"] or {}, expected["normalizer"], file)
-    for part in ("normalizer", "pre_tokenizer", "added_tokens", "model"):
-        if found[part] != expected[part]:
-            raise UserError(
-                f"{file} contradicts tokenizer_config.json (or its defaults): the {part} is "
-                f"another one; {_ADVICE}"
-            )
-    check_layout(own, file)
-    for texts in (("a",), ("a", "a a"), ("a a", "a")):
-        ours, theirs = splitter.encode(*texts), own.encode(*texts)
-        if (ours.ids, ours.type_ids) != (theirs.ids, theirs.type_ids):
-            raise UserError(
-                f"{file} contradicts tokenizer_config.json (or its defaults): the special tokens "
-                f"are in other places; {_ADVICE}"
-            )
-
-
-def _compare_flags(found: dict, expected: dict, file: Path) -> None:
-    """Raise UserError if the flags of two BertNormalizers differ; else make them the same."""
-    if found.get("type") != expected["type"]:
-        return
-    for name, flag in _NORMALIZER.items():
-        values = [part[flag] for part in (found, expected)]
-        if flag == "strip_accents":  # None: accents are stripped if the text is lowercased
-            values = [
-                part["lowercase"] if value is None else value
-                for part, value in zip((found, expected), values, strict=True)
-            ]
-        if values[0] != values[1]:
-            raise UserError(
-                f"{file} says {name} {values[0]}, but tokenizer_config.json (or its default) says "
-                f"{values[1]}, and transformers follows that: set the right one in both"
-            )
-        found[flag] = expected[flag]
 
 
 def _simplest(

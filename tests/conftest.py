@@ -48,10 +48,10 @@ def write_bert_directory(directory: Path, config: BERTConfig, words=WORDS, seed=
     random = np.random.default_rng(seed)
     shapes = {name: p.shape for name, p in parameters_of(BERTModel(config)).items()}
     tensors = {}
-    for gluon, huggingface in gluon_to_huggingface(config.num_layers).items():
+    for gluon, huggingface in gluon_to_huggingface(config).items():
         centre = 1.0 if gluon.endswith("gamma") else 0.0
         noise = random.normal(centre, 0.05, shapes[gluon])
-        tensors["bert." + huggingface] = noise.astype(np.float32)
+        tensors[config.member.prefix + huggingface] = noise.astype(np.float32)
     save_file(tensors, directory / "model.safetensors")
     return directory
 

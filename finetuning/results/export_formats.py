@@ -120,13 +120,14 @@ def read_onnx(folder: Path) -> Compute:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = int(os.environ["OMP_NUM_THREADS"])  # runtime.prepare sets it
     session = onnxruntime.InferenceSession(folder / "model.onnx", options, ["CPUExecutionProvider"])
+    inputs = [node.name for node in session.get_inputs()]
 
     def compute(
         input_ids: np.ndarray, token_types: np.ndarray, valid_length: np.ndarray
     ) -> np.ndarray:
         mask = np.arange(input_ids.shape[1]) < valid_length[:, None]
         batch = {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": token_types}
-        batch = {name: array.astype(np.int64) for name, array in batch.items()}
+        batch = {name: batch[name].astype(np.int64) for name in inputs}
         return session.run(["logits"], batch)[0]
 
     return compute
@@ -199,7 +200,7 @@ FORMATS = {
         "onnx",
         _ONNX_USAGE,
         "model.onnx, any batch and length; inputs input_ids, attention_mask and\n"
-        "token_type_ids [B, L], int64",
+        "token_type_ids [B, L], int64 (RoBERTa and DistilBERT take no token types)",
         packages=("onnx", "onnxruntime"),
         quantize=quantize_onnx,
     ),

@@ -24,13 +24,13 @@ def new_classifier(options: Options, task: Task, ctx: list[mx.Context]) -> Class
     bert, tokenizer = pretrained.load(source, ctx, dropout=options.dropout, cls_only=True)
     if options.max_len > bert.config.max_length:
         raise UserError(
-            f"--max_len {options.max_len}: this BERT has {bert.config.max_length} positions"
+            f"--max_len {options.max_len}: this model has {bert.config.max_length} positions"
         )
     net = BERTClassifier(bert, task.outputs, options.dropout)
     initialize_head(net, options.seed, ctx)
     config = {
         **config_to_huggingface(bert.config),
-        "architectures": ["BertForSequenceClassification"],
+        "architectures": [f"{bert.config.member.classes}ForSequenceClassification"],
         "hidden_dropout_prob": options.dropout,
         "attention_probs_dropout_prob": options.dropout,
         **tokenizer.in_config(),
@@ -75,6 +75,8 @@ def frozen_text(net: BERTClassifier) -> str:
 
 
 def initialize_head(net: BERTClassifier, seed: int, ctx: list[mx.Context]) -> None:
-    """Draw a new last layer; it is a function of the seed."""
+    """Draw a new head, which is a function of the seed; the pooler is part of some heads."""
     mx.random.seed(seed_of(seed, 0), mx.cpu())  # Gluon draws on the CPU, whatever the devices are
     net.classifier.initialize(ctx=ctx, force_reinit=True)
+    if not net.bert.config.member.pretrained_pooler:
+        net.bert.pooler.initialize(ctx=ctx, force_reinit=True)

@@ -59,7 +59,7 @@ def write_as_google(folder, config, vocabulary=None, seed=0):
         "cls.predictions.bias": np.zeros(config.vocab_size, np.float32),
         "cls.seq_relationship.weight": np.zeros((2, config.units), np.float32),
     }
-    for ours, theirs in huggingface.gluon_to_huggingface(config.num_layers).items():
+    for ours, theirs in huggingface.gluon_to_huggingface(config).items():
         values = random.standard_normal(shapes[ours], np.float32) * np.float32(0.05)
         if "LayerNorm" in theirs:
             theirs = theirs.replace("LayerNorm.weight", "LayerNorm.gamma")
@@ -138,7 +138,7 @@ def test_a_file_is_read_that_is(variant, tiny_config, tmp_path):
     if variant == "in float16":
         expected = {name: t.astype(np.float16).astype(np.float32) for name, t in expected.items()}
     found = {name: p.data().asnumpy() for name, p in parameters_of(net).items()}
-    same_bits(huggingface.huggingface_names(found, tiny_config.num_layers), expected)
+    same_bits(huggingface.huggingface_names(found, tiny_config), expected)
 
 
 def test_a_file_in_bfloat16_is_read(tiny_config, tmp_path):
