@@ -101,9 +101,12 @@ def write(
     graph.constant("heads", np.array((0, 0, config.num_heads, units_per_head), np.int64))
     graph.constant("units", np.array([0, 0, config.units], np.int64))
     graph.constant("scale", np.float32(math.sqrt(units_per_head)))
-    graph.constant("half", np.float32(0.5))
-    graph.constant("root_2", np.float32(math.sqrt(2)))
-    if config.hidden_act == "gelu_new":
+    activations = {config.hidden_act, config.member.pooler_activation}
+    if activations & {"gelu", "gelu_new"}:
+        graph.constant("half", np.float32(0.5))
+    if "gelu" in activations:
+        graph.constant("root_2", np.float32(math.sqrt(2)))
+    if "gelu_new" in activations:
         graph.constant("cubic", np.float32(0.044715))
         graph.constant("root_2_over_pi", np.float32(math.sqrt(2 / math.pi)))
     for layer in range(config.num_layers):

@@ -291,7 +291,7 @@ def test_a_tokenizer_json_that_agrees_is_used_with_its_added_tokens(tmp_path):
 @pytest.mark.parametrize(
     "settings, config, complaint",
     [
-        ({"tokenizer_class": "RobertaTokenizer"}, {}, "its tokenizer is a 'RobertaTokenizer'"),
+        ({"tokenizer_class": "T5Tokenizer"}, {}, "its tokenizer is a 'T5Tokenizer'"),
         ({}, {"tokenizer_class": "BertJapaneseTokenizer"}, "is a 'BertJapaneseTokenizer'"),
         ({"tokenizer_class": ["x"]}, {}, "its tokenizer is a"),
         (AS_IS, {}, "needs a tokenizer.json"),

@@ -357,9 +357,9 @@ def test_flags_that_name_no_model(flags, complaint, tiny_bert, glue_dir, tmp_pat
     assert complaint in run.stderr
 
 
-def test_cased_and_uncased_vocabularies_are_known_for_the_seven():
+def test_cased_and_uncased_vocabularies_are_known():
     lower = {key: checkpoint.do_lower_case for key, checkpoint in zoo.ZOO.items()}
-    assert {key for key, value in lower.items() if not value} == {
+    assert {key for key, value in lower.items() if value is False} == {
         ("bert_12_768_12", "book_corpus_wiki_en_cased"),
         ("bert_12_768_12", "wiki_multilingual_cased"),
         ("bert_24_1024_16", "book_corpus_wiki_en_cased"),
