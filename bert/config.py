@@ -81,8 +81,8 @@ class BERTConfig:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the computation is that of the original BERT."""
-        pooler = self.member.pooler_activation == "tanh" and self.reads_token_types
+        """Whether :mod:`bert.inference` can compute it: as BERT does, with token types or one."""
+        pooler = self.member.pooler_activation == "tanh" and self.token_type_vocab_size > 0
         return pooler and self.hidden_act == "gelu" and self.embedding_size is None
 
 

@@ -47,6 +47,7 @@ class Inference:
         By the names and with the shapes of :func:`classifier_shapes`. They must not change
         afterwards.
     sizes : BERTConfig
+        ``sizes.is_plain`` must be true.
     bfloat16 : bool
         Multiply in bfloat16 in the encoder's dense layers, and add up in float32.
 
@@ -62,7 +63,10 @@ class Inference:
     def __init__(
         self, parameters: Mapping[str, np.ndarray], sizes: BERTConfig, bfloat16: bool = False
     ):
+        if not sizes.is_plain:
+            raise ValueError("a model of other operations than BERT's")
         library = native.library()
+        self._reads_token_types = sizes.reads_token_types
         self.num_classes = len(parameters[_HEAD[1]])
         shapes = classifier_shapes(sizes, self.num_classes)
         self._parameters = [np.ascontiguousarray(parameters[name], np.float32) for name in shapes]
@@ -137,6 +141,8 @@ class Inference:
         )
         if not (ids.ndim == types.ndim == lengths.ndim == 1 and len(ids) == len(types)):
             raise ValueError("input_ids and token_types must be [T], valid_length [B]")
+        if not self._reads_token_types:
+            types = np.zeros_like(types)
         logits = np.empty((len(lengths), self.num_classes), np.float32)
         tokens, sentences = ctypes.c_int64(len(ids)), ctypes.c_int64(len(lengths))
         batch = (_pointer(ids), _pointer(types), tokens, _pointer(lengths), sentences)

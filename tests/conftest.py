@@ -28,7 +28,11 @@ import pytest  # noqa: E402
 from safetensors.numpy import save_file  # noqa: E402
 
 import dataset  # noqa: E402
-from bert.huggingface import config_to_huggingface, gluon_to_huggingface  # noqa: E402
+from bert.huggingface import (  # noqa: E402
+    config_to_huggingface,
+    gluon_to_huggingface,
+    huggingface_names,
+)
 from bert.modeling import BERTClassifier, BERTConfig, BERTModel  # noqa: E402
 from bert.parameters import arrays_of, parameters_of, set_parameters  # noqa: E402
 from bert.tokenizer import SPECIAL_TOKENS, BERTTokenizer  # noqa: E402
@@ -41,17 +45,18 @@ WORDS = (
 
 
 def write_bert_directory(directory: Path, config: BERTConfig, words=WORDS, seed=0) -> Path:
-    """Write a BERT with random weights in Hugging Face's layout."""
+    """Write a BERT, or a member of its family, with random weights in Hugging Face's layout."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(config_to_huggingface(config)))
     (directory / "vocab.txt").write_text("".join(f"{t}\n" for t in [*SPECIAL_TOKENS, *words]))
     random = np.random.default_rng(seed)
     shapes = {name: p.shape for name, p in parameters_of(BERTModel(config)).items()}
-    tensors = {}
-    for gluon, huggingface in gluon_to_huggingface(config).items():
+    arrays = {}
+    for gluon in gluon_to_huggingface(config):
         centre = 1.0 if gluon.endswith("gamma") else 0.0
-        noise = random.normal(centre, 0.05, shapes[gluon])
-        tensors[config.member.prefix + huggingface] = noise.astype(np.float32)
+        arrays[gluon] = random.normal(centre, 0.05, shapes[gluon]).astype(np.float32)
+    named = huggingface_names(arrays, config)
+    tensors = {config.member.prefix + name: tensor for name, tensor in named.items()}
     save_file(tensors, directory / "model.safetensors")
     return directory
 

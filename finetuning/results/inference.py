@@ -136,7 +136,7 @@ def load_predictor(args: argparse.Namespace) -> Predictor:
         raise UserError("this model takes single texts: leave out --text_b")
     if args.text_a is not None and args.text_b is None and task.text_b_column is not None:
         raise UserError("this model takes pairs of texts: pass --text_b too")
-    if args.gpu:
+    if args.gpu or not saved.sizes.is_plain:
         return Predictor(saved, task, by_mxnet(saved, args))
     if args.dtype == "bfloat16" and runtime.bfloat16_units() is None:
         say("warning: this processor emulates bfloat16, which is slower than float32", sys.stderr)
@@ -164,7 +164,10 @@ def by_native_code(saved: SavedClassifier, args: argparse.Namespace) -> Logits:
 
 
 def by_mxnet(saved: SavedClassifier, args: argparse.Namespace) -> Logits:
-    """Compute with MXNet's own operators, on --gpu or the CPU."""
+    """Compute with MXNet, on --gpu or the CPU.
+
+    Its own operators are used, except for a model that :mod:`bert.inference` cannot compute.
+    """
     bfloat16 = args.dtype == "bfloat16"
     runtime.prepare(args.num_threads, bfloat16)
     import mxnet as mx
@@ -177,7 +180,7 @@ def by_mxnet(saved: SavedClassifier, args: argparse.Namespace) -> Logits:
         raise UserError(f"--gpu: {missing}")
     ctx = mx.gpu(0) if args.gpu else mx.cpu()
     model = build_classifier(saved, ctx=ctx)
-    model.compile(fused=False, bfloat16=bfloat16)
+    model.compile(fused=not (args.gpu or saved.sizes.is_plain), bfloat16=bfloat16)
     return lambda examples: predict(model.net, examples, args.batch_size, Workers([ctx]))
 
 

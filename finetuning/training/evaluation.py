@@ -29,8 +29,9 @@ def predict(
 ) -> np.ndarray:
     """Return the logits ``[examples, classes]`` float32, in the examples' order, on every rank.
 
-    With the fused operators, the network is packed for inference; where what a frozen part gives
-    for the examples is kept, only the network behind it computes. The devices take batches in turn.
+    With the fused operators, a network like BERT's is packed for inference; where what a frozen
+    part gives for the examples is kept, only the network behind it computes. The devices take
+    batches in turn.
     ``before_batch`` may end it with an exception.
 
     Raises
@@ -43,7 +44,8 @@ def predict(
     rows: dict[int, np.ndarray] = {}
     batches = evaluation_batches(examples.lengths, batch_size)
     with memory_for(examples, batches[:1], "--dev_batch_size"):
-        packed = Inference.of(net) if net.bert.fused and not examples.kept else None
+        packable = net.bert.fused and net.bert.config.is_plain and not examples.kept
+        packed = Inference.of(net) if packable else None
     for first in range(0, len(batches), workers.count):
         before_batch()
         numbers = [first + workers.number(device) for device in range(len(workers.ctx))]

@@ -15,12 +15,11 @@ from safetensors.numpy import load_file, save_file
 
 import dataset
 from bert import convert, export, native, onnx_graph, pretrained
-from bert.classifier import BERTClassifier
 from bert.config import BERTConfig, parameter_shapes
 from bert.errors import UserError
 from bert.family import MEMBERS
 from bert.huggingface import gluon_to_huggingface
-from bert.modeling import BERTModel
+from bert.modeling import BERTClassifier, BERTModel
 from bert.parameters import arrays_of, parameters_of, set_parameters
 from finetuning.training.inputs import network_inputs
 
