@@ -31,8 +31,7 @@ def predict(
 
     With the fused operators, a network like BERT's is packed for inference; where what a frozen
     part gives for the examples is kept, only the network behind it computes. The devices take
-    batches in turn.
-    ``before_batch`` may end it with an exception.
+    batches in turn. ``before_batch`` may end it with an exception.
 
     Raises
     ------

@@ -17,8 +17,8 @@ import dataset
 from bert import convert, export, native, onnx_graph, pretrained
 from bert.config import BERTConfig, parameter_shapes
 from bert.errors import UserError
-from bert.family import MEMBERS
 from bert.huggingface import gluon_to_huggingface
+from bert.inference import Inference
 from bert.modeling import BERTClassifier, BERTModel
 from bert.parameters import arrays_of, parameters_of, set_parameters
 from finetuning.training.inputs import network_inputs
@@ -69,6 +69,23 @@ def test_logits_are_those_of_transformers(name, fused, tmp_path):
     logits = logits_of(export.read_huggingface(tmp_path), case["pairs"], fused)
     expected = [pair["logits"] for pair in case["pairs"]]
     np.testing.assert_allclose(logits, expected, atol=2e-5)
+
+
+@pytest.mark.usefixtures("native_library")
+def test_those_that_compute_as_bert_does_are_computed_without_mxnet(tmp_path):
+    plain = []
+    for name, case in GOLDEN.items():
+        write(tmp_path, case)
+        net, examples = export.read_huggingface(tmp_path), as_examples(case["pairs"])
+        if net.bert.config.is_plain:
+            plain.append(name)
+            logits = dataset.logits_by(Inference.of(net), examples, np.arange(3))
+            expected = [pair["logits"] for pair in case["pairs"]]
+            np.testing.assert_allclose(logits, expected, atol=2e-5)
+        else:
+            with pytest.raises(ValueError, match="other operations"):
+                Inference.of(net)
+    assert plain == ["RoBERTa", "RoBERTa, two types", "XLM-RoBERTa", "CamemBERT"]
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -239,9 +256,3 @@ def test_the_shapes_are_known_without_a_network():
     for config in configs().values():
         shapes = {name: p.shape for name, p in parameters_of(BERTModel(config)).items()}
         assert shapes == parameter_shapes(config)
-
-
-def test_only_the_original_bert_is_plain():
-    bert = replace(configs()["silu"], hidden_act="gelu")
-    assert bert.is_plain and not any(config.is_plain for config in configs().values())
-    assert set(MEMBERS) >= {config.model_type for config in configs().values()}

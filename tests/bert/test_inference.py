@@ -57,7 +57,7 @@ def one_by_one(compute, input_ids, token_types, valid_length):
 
 def exact(parameters, sizes):
     """Return the network in float64, as a function of one sentence."""
-    names = gluon_to_huggingface(sizes.num_layers)
+    names = gluon_to_huggingface(sizes)
     tensors = {theirs: parameters[f"bert.{ours}"] for ours, theirs in names.items()}
     bert = NumpyBERT(tensors, sizes.num_layers, sizes.num_heads, EPS)
     weight, bias = (parameters[f"classifier.1.{x}"].astype(np.float64) for x in ("weight", "bias"))
