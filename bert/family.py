@@ -10,6 +10,7 @@ The members are listed by Hugging Face's ``model_type``. Loads no MXNet.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,6 +114,18 @@ _NEAREST = {
         _ROBERTA_BASE,
     ),
 }
+
+
+def activate(F, data, name: str):
+    """Return an activation of ``data``; ``name`` is a value of :data:`ACTIVATIONS`."""
+    if name == "gelu":
+        return F.LeakyReLU(data, act_type="gelu")  # x Φ(x) with the exact normal cdf Φ
+    if name == "gelu_new":  # Φ approximated by tanh (Hendrycks and Gimpel 2016)
+        inner = math.sqrt(2 / math.pi) * (data + 0.044715 * data * data * data)
+        return 0.5 * data * (1 + F.tanh(inner))
+    if name == "silu":
+        return data * F.sigmoid(data)
+    return F.relu(data)
 
 
 def member(model_type: object) -> Member:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from bert import native
-from bert.activations import activate
+from bert.family import activate
 
 SITES_PER_LAYER = 3
 # NumPy has no bfloat16; this is how MXNet represents it.

@@ -15,8 +15,8 @@ from mxnet.gluon import HybridBlock, nn
 from mxnet.initializer import Normal
 
 from bert import fused
-from bert.activations import activate
 from bert.config import BERTConfig, Shapes, embedding_shapes, layer_shapes
+from bert.family import activate
 
 # "initializer_range" of every published BERT: the standard deviation of new weights.
 INITIALIZER_RANGE = 0.02

@@ -116,8 +116,8 @@ class Options:
     check: bool = switch("describe the data, run one batch, estimate time and memory, and stop")
 
     bert_model: str = flag("bert_12_768_12", str, "NAME",
-        "bert_12_768_12, bert_24_1024_16 or bert_6_384_12; a repository on the Hugging Face Hub "
-        "(organisation/name); or a folder in its layout",
+        "a name that python -m bert.zoo lists, e.g. bert_6_384_12; a repository on the Hugging "
+        "Face Hub (organisation/name); or a folder in its layout",
         decides=True, in_config=True, group="model")
     bert_dataset: str = flag("book_corpus_wiki_en_uncased", str, "NAME",
         "what --bert_model was pretrained on: python -m bert.zoo lists the names",
