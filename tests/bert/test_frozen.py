@@ -60,7 +60,7 @@ def test_parts_that_a_network_does_not_have_are_refused(part, tiny_config, start
 
 def float64_loss(config, arrays, examples) -> float:
     """Return the summed cross-entropy in float64."""
-    names = gluon_to_huggingface(config.num_layers)
+    names = gluon_to_huggingface(config)
     tensors = {names[n.removeprefix("bert.")]: a for n, a in arrays.items() if n[:5] == "bert."}
     bert = NumpyBERT(tensors, config.num_layers, config.num_heads, config.layer_norm_eps)
     (head,) = (n for n in arrays if n.startswith("classifier") and n.endswith("weight"))
