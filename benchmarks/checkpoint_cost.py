@@ -22,6 +22,8 @@ from bert import runtime
 
 runtime.prepare()
 
+import workload
+
 import finetune_classifier
 from finetuning import console
 from finetuning.training.checkpoint import BackgroundWriter
@@ -31,6 +33,7 @@ FLAGS = "--bert_model bert_6_384_12 --bert_dataset minilm_en_uncased --epochs 3 
 
 
 def main() -> None:
+    workload.describe(__doc__, glue=True)
     seconds, results = Counter(), []
 
     def timed(kind, function):

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests/bert")]
 
 import make_models
+import workload
 from hub_server import HubServer
 
 RUNS = 3
@@ -45,6 +46,7 @@ def measure(environment: dict, output_dir: Path) -> tuple[float, float]:
 
 
 def main() -> None:
+    workload.describe(__doc__, glue=True)
     cache = ROOT / ".bench_cache"
     make_models.make(cache)
     server = HubServer({"google-bert/bert-base-uncased": cache / "BERT base"})

@@ -9,6 +9,7 @@ beside what it is made of on paper.
 
 from __future__ import annotations
 
+import argparse
 import resource
 import sys
 from dataclasses import replace
@@ -43,7 +44,10 @@ MIB = 2**20
 
 
 def main() -> None:
-    stock = "--stock" in sys.argv
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser.add_argument("--stock", action="store_true", help="MXNet's own operators")
+    stock = parser.parse_args().stock
     config = ZOO["bert_24_1024_16", "book_corpus_wiki_en_uncased"].config
     flags = f"--batch_size {BATCH_SIZE} --accumulate {ACCUMULATE} --optimizer adamw"
     args = parse("", flags.split())

@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import workload
+
 SHAPES = ((1728, 768, 3072), (1728, 3072, 768), (2048, 2048, 2048), (4096, 4096, 4096))
 REPETITIONS = 8
 
@@ -38,6 +40,7 @@ def mxnet_products():
         yield flops, lambda a=a, b=b: mx.nd.dot(a, b, transpose_b=True).wait_to_read()
 
 
+workload.describe(__doc__)
 best = 0.0
 for flops, product in torch_products() if importlib.util.find_spec("torch") else mxnet_products():
     for _ in range(REPETITIONS):

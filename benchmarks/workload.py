@@ -24,6 +24,15 @@ SEED = 1
 WARM_UP_STEPS = 3
 
 
+def describe(description: str | None, glue: bool = False) -> None:
+    """Print a script's ``--help``; ends if GLUE_DIR is needed and not set."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=description, formatter_class=form)
+    parser.parse_args()
+    if glue and not os.environ.get("GLUE_DIR"):
+        parser.error("set GLUE_DIR to the folder that download_glue_data.py has filled")
+
+
 def parse_args(description: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--model", type=Path, required=True, help="Hugging Face model directory")
