@@ -14,6 +14,9 @@ wrong; 130 interrupted.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    import finetuning.early  # noqa: F401
+
 import argparse
 from pathlib import Path
 

@@ -18,6 +18,9 @@ written; 2 a flag or file is wrong; 130 interrupted.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    import finetuning.early  # noqa: F401
+
 import argparse
 
 from bert import runtime, terminal

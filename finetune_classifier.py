@@ -17,6 +17,9 @@ interrupted.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    import finetuning.early  # noqa: F401
+
 from bert import runtime, terminal
 from finetuning import command, signals
 from finetuning.options import parse

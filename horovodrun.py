@@ -11,6 +11,9 @@ Exit codes: 0 done; 1 a process of the job failed; 2 a flag is wrong, or Horovod
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    import finetuning.early  # noqa: F401
+
 import importlib.util
 import sys
 

@@ -11,6 +11,9 @@ Exit codes: 0 success; 1 the file cannot be written; 2 a flag or file is wrong.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    import finetuning.early  # noqa: F401
+
 from pathlib import Path
 
 from bert import terminal

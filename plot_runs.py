@@ -17,6 +17,9 @@ Exit codes: 0 success; 1 a file cannot be written; 2 a flag or file is wrong.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    import finetuning.early  # noqa: F401
+
 from pathlib import Path
 
 from bert import terminal

@@ -40,6 +40,9 @@ Exit codes: 0 success (also if the reader closes the pipe); 1 the run failed;
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    import finetuning.early  # noqa: F401
+
 import argparse
 
 from bert import runtime, terminal

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -112,6 +113,8 @@ def start(main: Callable[[], int]) -> NoReturn:
     open_streams()
     sys.excepthook = _show_exception
     try:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see finetuning.early
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         code = main()
     except KeyboardInterrupt:
         code = 130

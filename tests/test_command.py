@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
 import subprocess
 import sys
 
@@ -97,3 +99,27 @@ def test_predictions_that_cannot_be_printed_are_a_failure(
     done = subprocess.run(["bash", "-c", predict], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == exit_code
     assert "standard output" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        *("download_glue_data.py", "export_classifier.py", "finetune_classifier.py"),
+        *("pack_submission.py", "plot_runs.py", "predict.py"),
+    ],
+)
+def test_ctrl_c_during_the_imports_ends_without_a_traceback(script, tmp_path):
+    (tmp_path / "argparse.py").write_text(
+        "import sys, time; print('importing', file=sys.stderr, flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, script, "--help"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=30)
+    assert rest == "" and process.returncode in (-signal.SIGINT, 130)
