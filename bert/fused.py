@@ -14,9 +14,9 @@ from __future__ import annotations
 import numpy as np
 
 from bert import native
-from bert.family import activate
 
 SITES_PER_LAYER = 3
+_KINDS = ("relu", "silu", "gelu_new")  # the order in native/activation.cc
 # NumPy has no bfloat16; this is how MXNet represents it.
 BFLOAT16 = np.dtype([("bfloat16", np.uint16)])
 
@@ -94,7 +94,8 @@ def encoder_cell(F, config, layer, cls_only, bfloat16, hidden, offsets, dropout,
     if config.hidden_act == "gelu":
         inner = F.bert_bias_gelu(inner, weights["ffn_ffn_1_bias"])
     else:
-        inner = activate(F, F.broadcast_add(inner, weights["ffn_ffn_1_bias"]), config.hidden_act)
+        kind = _KINDS.index(config.hidden_act)
+        inner = F.bert_bias_activation(inner, weights["ffn_ffn_1_bias"], kind=kind)
     return F.bert_add_norm(
         product(inner, weights["ffn_ffn_2_weight"], units),
         weights["ffn_ffn_2_bias"],

@@ -31,6 +31,8 @@ site, eps)``
     LayerNorm(residual + dropout(x + bias)) ``[rows, units]``.
 ``bert_bias_gelu(x, bias)``
     gelu(x + bias) ``[rows, units]``, with the exact normal cdf.
+``bert_bias_activation(x, bias, kind)``
+    Another activation of x + bias: **kind** 0 is relu, 1 silu, 2 gelu with tanh.
 ``bert_dense(x, weight)``
     x weightᵀ ``[rows, units]``, only if :data:`amx` is true: as exact as products in float32, and
     faster. **x** is ``[rows, depth]``, **weight** ``[units, depth]``.
@@ -71,6 +73,7 @@ OPERATORS = (
     "bert_cls_attention",
     "bert_add_norm",
     "bert_bias_gelu",
+    "bert_bias_activation",
     "bert_adam",
 )
 _SOURCES = Path(__file__).parent

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from mxnet import autograd
-from scipy.special import ndtr
+from scipy.special import expit, ndtr
 
 from bert import native, runtime
 from bert.modeling import BERTClassifier, BERTModel
@@ -155,6 +155,47 @@ def test_gelu_keeps_its_relative_accuracy_where_it_is_tiny():
     out, _ = run("bert_bias_gelu", (z, np.zeros(1)), np.ones_like(z))
     np.testing.assert_allclose(out, z * ndtr(z), rtol=1e-5, atol=0)
     np.testing.assert_allclose(out[abs(z) < 3], (z * ndtr(z))[abs(z) < 3], rtol=2e-6, atol=0)
+
+
+def gelu_new(z):
+    inner = np.sqrt(2 / np.pi) * (z + 0.044715 * z**3)
+    slope = np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * z**2)
+    value = z / 2 * (1 + np.tanh(inner))
+    return value, (1 + np.tanh(inner)) / 2 + z / 2 * slope / np.cosh(np.clip(inner, -90, 90)) ** 2
+
+
+# Of each kind of bert_bias_activation: its value and its derivative.
+KINDS = (
+    lambda z: (np.maximum(z, 0), (z > 0).astype(float)),
+    lambda z: (z * expit(z), expit(z) + z * expit(z) * expit(-z)),
+    gelu_new,
+)
+
+
+@pytest.mark.parametrize("kind", range(len(KINDS)))
+@pytest.mark.parametrize("rows, units", [(1, 1), (7, 13), (200, 1536)])
+def test_bias_activation(kind, rows, units):
+    random = np.random.default_rng(units)
+    x, dy, bias = (
+        3 * normal(random, rows, units),
+        normal(random, rows, units),
+        normal(random, units),
+    )
+    value, slope = KINDS[kind](x + bias)
+    expected = value, [dy * slope, (dy * slope).sum(0)]
+    check(run("bert_bias_activation", (x, bias), dy, kind=kind), expected)
+
+
+@pytest.mark.parametrize("kind", range(len(KINDS)))
+def test_activations_of_extreme_values(kind):
+    z = np.array([-1e4, -100, -10, -1e-8, 0, 1e-8, 10, 100, 1e4])[:, None]
+    out, (dx, _) = run("bert_bias_activation", (z, np.zeros(1)), np.ones_like(z), kind=kind)
+    value, slope = KINDS[kind](z)
+    np.testing.assert_allclose(out, value, atol=1e-6, rtol=1e-6)
+    np.testing.assert_allclose(dx, slope, atol=1e-6)
+    nan = np.full((1, 1), np.nan)
+    out, _ = run("bert_bias_activation", (nan, np.zeros(1)), nan, kind=kind)
+    assert np.isnan(out).all()
 
 
 def skip_without_amx():
@@ -338,6 +379,7 @@ SHAPES = {
         **{"dropout": (2,)},
     },
     "bert_bias_gelu": {"x": (6, 8), "bias": (8,)},
+    "bert_bias_activation": {"x": (6, 8), "bias": (8,)},
     "bert_adam": {
         **{"hyper": (5,), "decay": (2,)},
         **{f"{state}{i}": (3, 4) for i in range(2) for state in ("weight", "gradient", "m", "v")},
@@ -367,7 +409,11 @@ def call(operator, shapes, **attributes):
 
 
 # Of these the first size is decided by nothing else.
-ANY_ROWS = {"bert_embedding": ("word", "token_type"), "bert_bias_gelu": "x"}
+ANY_ROWS = {
+    "bert_embedding": ("word", "token_type"),
+    "bert_bias_gelu": "x",
+    "bert_bias_activation": "x",
+}
 ANY_ROWS["bert_dense"] = ("x", "weight")
 
 

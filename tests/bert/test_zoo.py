@@ -275,7 +275,7 @@ def test_the_table_says_sizes_sources_and_what_is_cached(server, here, monkeypat
     bert.get_model("bert_12_768_12", "wiki_cn")
     (row,) = (line.split() for line in zoo.table().splitlines() if NAME in line)
     assert row[-2:] == ["yes", "Apache-2.0"]
-    (base,) = (line for line in zoo.table().splitlines() if "bert-base-uncased" in line)
+    (base,) = (line for line in zoo.table().splitlines() if "google-bert/bert-base-uncased" in line)
     assert "109,482,240" in base and "438 MB" in base
 
 
