@@ -9,15 +9,15 @@ config.json either, --bert_model says which model of the zoo it is). DST is a
 new folder.
 
 huggingface: config.json, model.safetensors and the tokenizer's files. A run
-becomes a BertForSequenceClassification with its labels, which
-AutoModelForSequenceClassification and AutoTokenizer open. The tensors are
-bit-identical.
+becomes a BertForSequenceClassification (or RobertaForSequenceClassification,
+and so on) with its labels, which AutoModelForSequenceClassification and
+AutoTokenizer open. The tensors are bit-identical.
 
 gluon: parameters and config, for this project and for gluonnlp: model.params,
 config.json, vocab.txt (and tokenizer.json, if the tokenizer is not the original
 BERT's), and model.vocab for gluonnlp. --model_parameters and predict.py read a
 run's folder; --pretrained_bert_parameters reads a pretrained BERT's
-model.params. Both load into gluonnlp's own networks.
+model.params. Those of a BERT load into gluonnlp's own networks.
 (export_classifier.py --format gluon writes a symbol file instead: the graph
 itself, which MXNet runs without a definition of the network.)
 

@@ -163,8 +163,8 @@ class Options:
         "train once per seed, into output_dir/seed-N, and compare the models")
     freeze: int | str | None = flag(None, _frozen, "LAYERS",
         "do not train, and use no dropout in: the embeddings and the first N layers (a number), "
-        "the embeddings (embeddings), or all but the last layer, the classifier's (all); this part "
-        "then computes each example once (without the fused CPU operators: in every epoch)",
+        "the embeddings (embeddings), or all that was pretrained (all); this part then computes "
+        "each example once (without the fused CPU operators: in every epoch)",
         unset="train all", decides=True)
     training_steps: int | None = flag(None, _COUNT, "N",
         "make N updates, in as many epochs as they need (--epochs is then ignored)",

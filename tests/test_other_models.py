@@ -17,6 +17,7 @@ from tokenizers.processors import RobertaProcessing
 import export_classifier
 import predict
 from bert.classifier import load_classifier
+from bert.parameters import arrays_of
 
 
 def write_model(folder, config, kind: str):
@@ -97,6 +98,23 @@ def test_the_head_is_drawn_from_the_seed_and_dropped_out_twice(
         poolers.append(load_classifier(run).net.bert.pooler.weight.data().asnumpy())
     np.testing.assert_array_equal(poolers[0], poolers[2])
     assert np.abs(poolers[0] - poolers[1]).max() > 0.01
+
+
+@pytest.mark.parametrize("kind", ["ernie", "distilbert", "roberta", "electra"])
+def test_what_is_frozen_is_all_that_was_pretrained(kind, tiny_config, tmp_path, finetune_here):
+    model = write_model(tmp_path / "model", tiny_config, kind)
+    data = write_mrpc(tmp_path / "data", train=16, dev=4)
+    flags = ("--pretrained_bert_parameters", model, "--data_dir", data, "--max_len", "32")
+    nets = []
+    for out, lr in (("start", "1e-12"), ("end", "1e-2")):
+        code, run = finetune_here(*flags, "--freeze", "all", "--lr", lr, out=out, bert=False)
+        assert code == 0
+        nets.append(arrays_of(load_classifier(run).net))
+    moved = {name for name, array in nets[0].items() if np.abs(array - nets[1][name]).max() > 1e-4}
+    new = {"classifier.1.weight", "classifier.1.bias"}
+    if kind != "ernie":
+        new |= {"bert.pooler.weight", "bert.pooler.bias"}
+    assert moved == new
 
 
 def test_a_killed_run_of_roberta_resumes_to_the_same_bytes(tiny_config, tmp_path):

@@ -53,8 +53,10 @@ def freeze(net: BERTClassifier, what: int | str) -> None:
     layers = net.bert.config.num_layers
     if isinstance(what, int) and what > layers:
         raise UserError(f"--freeze {what}: this BERT has {layers} layers")
-    if isinstance(what, str):
-        net.bert.freeze(layers if what == "all" else 0, pooler=what == "all")
+    if what == "all":  # a pooler that was not pretrained is part of the new head
+        net.bert.freeze(layers, net.bert.config.member.pretrained_pooler)
+    elif isinstance(what, str):
+        net.bert.freeze(0)
     else:
         net.bert.freeze(what)
 
