@@ -114,6 +114,9 @@ class Classifier:
 
     def _compute(self) -> _Compute:
         """Return what computes logits: C++ from the parameters as they are now, or the network."""
+        sizes = self.net.bert.config if self._saved is None else self._saved.sizes
+        if not sizes.is_plain:
+            return self._by_network
         try:
             if self._saved is not None:
                 self._inference = self._inference or Inference.of_run(self._saved)
@@ -122,16 +125,20 @@ class Classifier:
                 return Inference.of(self.net)
         except native.NativeUnavailable as reason:
             log.warning(f"warning: fused operators unavailable ({reason}): prediction is slower")
-        return self._one_by_one
+        return self._by_network
 
-    def _one_by_one(
+    def _by_network(
         self, input_ids: np.ndarray, token_types: np.ndarray, valid_length: np.ndarray
     ) -> np.ndarray:
-        """Compute each text by itself with MXNet's operators, on the network's device."""
+        """Compute with MXNet, on the network's device; without the fused operators text by text."""
         net = self.net
         import mxnet as mx
 
         ctx = net.classifier[1].bias.list_ctx()[0]
+        if net.bert.fused:
+            offsets, no_dropout = np.cumsum([0, *valid_length]), np.zeros(2)
+            arrays = (input_ids, token_types, offsets, no_dropout)
+            return net(*(mx.nd.array(x, ctx, "int32") for x in arrays)).asnumpy()
         ends = np.cumsum(valid_length)[:-1]
         rows = [
             net(*(mx.nd.array(x, ctx, "int32") for x in ([ids], [types], [len(ids)]))).asnumpy()
@@ -197,12 +204,6 @@ def read_classifier(path: str | Path) -> SavedClassifier:
             "python3 -m finetuning.convert_gluonnlp made of a file of gluonnlp's)"
         )
     folder = parameters.parent
-    if not (folder / "config.json").exists():
-        raise UserError(
-            f"{folder} has no config.json: finetune_classifier.py --resume writes that of a "
-            "finished run again; gluonnlp's script wrote none, so its .params can only be passed "
-            "as --pretrained_bert_parameters, with its vocabulary beside it"
-        )
     config = read_config(folder)
     tokenizer = read_tokenizer(folder, config)
     sizes = config_from_huggingface(folder / "config.json")

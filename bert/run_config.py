@@ -81,9 +81,10 @@ def read_config(folder: Path) -> dict:
     path, vocab = folder / "config.json", folder / "vocab.txt"
     if not path.exists():
         raise UserError(
-            f"{folder} is not the folder of a training run: it has no config.json; of a file that "
-            "gluonnlp's script has fine-tuned, python3 -m finetuning.convert_gluonnlp FILE DIR "
-            "--task_name TASK makes such a folder"
+            f"{folder} has no config.json: finetune_classifier.py --resume writes that of a "
+            "finished run again; of a file that gluonnlp's script has fine-tuned, python3 -m "
+            "finetuning.convert_gluonnlp FILE DIR --task_name TASK makes a run folder "
+            "(--pretrained_bert_parameters takes its encoder only)"
         )
     content = read_bytes(path)
     config = parse_json(content, path)

@@ -174,6 +174,8 @@ def with_our_head(arrays: dict[str, np.ndarray], task: Task, path: Path) -> dict
 
     Raises UserError if they have no head, or the head's outputs are not those of the task.
     """
+    if any(name.startswith("roberta.") for name in arrays):
+        raise UserError(f"{path} is a RoBERTa: only gluonnlp's fine-tuned BERTs can be converted")
     head = next((name for name in _HEADS if f"{name}.weight" in arrays), None)
     if head is None:
         raise UserError(

@@ -182,9 +182,15 @@ def no_head(old):
     write_params(old, {n.removeprefix("bert."): a for n, a in arrays.items() if n[0] == "b"})
 
 
+def roberta(old):
+    arrays = read_params(old)
+    write_params(old, {n.replace("bert.", "roberta."): array for n, array in arrays.items()})
+
+
 @pytest.mark.parametrize(
     "change, flags, complaint",
     [
+        (roberta, "--task_name MRPC", "is a RoBERTa: only gluonnlp's fine-tuned BERTs"),
         (no_vocabulary, "--task_name MRPC", "pass it with --vocab .the vocab.txt of the Hugging"),
         (no_head, "--task_name MRPC", "has no classification head"),
         (None, "--task_name MNLI", "gives 2 numbers for a text, but the task has 3 .neutral"),

@@ -68,7 +68,15 @@ def test_a_model_is_trained_predicted_with_and_exported(
         assert ids == [0, *a, 2, 2, *b, 2]
     capsys.readouterr()
     assert predict.main(["--model_dir", str(run), "--text_a", "a cat", "--text_b", "a dog"]) == 0
-    assert json.loads(capsys.readouterr().out)["label"] in ("0", "1")
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["label"] in ("0", "1")
+    for fused in (False, True):  # in Python, by the network's own operators and the fused ones
+        classifier = load_classifier(run)
+        if fused:
+            classifier.compile()
+        for answer in classifier(["a cat"] * 2, ["a dog"] * 2):
+            expected = printed["probabilities"]
+            assert answer["probabilities"] == pytest.approx(expected, abs=1e-5)
     for format in ("gluon", "huggingface", "onnx"):
         if format == "onnx":
             pytest.importorskip("onnxruntime")
