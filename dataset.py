@@ -59,13 +59,14 @@ class Texts(Sequence):
 class Examples:
     """The rows of one file, column by column.
 
-    ``label`` holds indices into the task's labels, or the numbers of a regression. Without labels
-    in the file it is all 0, and ``labelled`` is False.
+    ``label`` holds indices into the task's labels, 0 or 1 for each label where an example may have
+    several, or the numbers of a regression. Without labels in the file it is all 0, and
+    ``labelled`` is False.
     """
 
     text_a: Sequence[str]
     text_b: Sequence[str] | None
-    label: np.ndarray  # [examples] int32, or float32 for regression
+    label: np.ndarray  # [examples] int32; [examples, labels] uint8; float32 for regression
     labelled: bool = True
     origin: np.ndarray | None = None  # [examples] ORIGIN; None: unknown
 
@@ -90,7 +91,7 @@ _TYPES = {
     "input_ids": (np.int32,),
     "offsets": (np.int64,),
     "first_segment": (np.int32,),
-    "label": (np.int32, np.float32),
+    "label": (np.int32, np.float32, np.uint8),
     "truncated": (np.uint8,),
     "max_len": (np.int32,),
 }
@@ -107,7 +108,7 @@ class TokenizedExamples:
     input_ids: np.ndarray  # [all tokens] int32
     offsets: np.ndarray  # [examples + 1] int64
     first_segment: np.ndarray  # [examples] int32
-    label: np.ndarray  # [examples] int32, or float32 for regression
+    label: np.ndarray  # [examples] int32; [examples, labels] uint8; float32 for regression
     max_len: int  # no example has more tokens
     truncated: np.ndarray  # [examples] bool: cut to max_len
     origin: np.ndarray | None = None  # [examples] ORIGIN; None: unknown; not saved
@@ -144,7 +145,8 @@ class TokenizedExamples:
         if arrays.keys() != _TYPES.keys():
             raise ValueError("arrays are missing or unknown")
         for name, found in arrays.items():
-            if found.dtype not in _TYPES[name] or found.ndim != 1:
+            dimensions = 2 if name == "label" and found.dtype == np.uint8 else 1
+            if found.dtype not in _TYPES[name] or found.ndim != dimensions:
                 raise ValueError(f"{name} has the wrong type or shape")
         if len(arrays["max_len"]) != 1:
             raise ValueError("max_len is not one number")

@@ -19,9 +19,11 @@ JSON object. It is answered after every --batch_size lines; --batch_size 1
 answers line by line. With --input - it is read like a file.
 
 Each output row has the input row's number (index, from 0), the label, and one
-probability per label; for a regression the score. Rows keep the input's order.
-After finetune_classifier.py --calibrate, probabilities use its temperature,
-and of two labels its threshold decides.
+probability per label; for a regression the score; after a training with
+--multi_label, all labels with a probability of at least 0.5, as a list (labels; in
+a table as in the training file). Rows keep the input's order. After
+finetune_classifier.py --calibrate, probabilities use its temperature, and of two
+labels or with --multi_label its thresholds decide.
 
 --keep_columns copies columns of the input to the output, after the index; values
 of JSON Lines stay as they are.

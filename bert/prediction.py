@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-# {"label": …, "probabilities": {label: …}}, or of a regression {"score": …}.
+# {"label": …, "probabilities": {label: …}}, or {"labels": […], …}; of a regression {"score": …}.
 Answer = dict[str, Any]
 
 
@@ -18,13 +18,14 @@ def answers(logits: np.ndarray, config: dict) -> list[Answer]:
     logits : float32 array ``[examples, outputs]``
     config : dict
         The content of its ``config.json``. A calibrated temperature divides the logits, and of two
-        labels a calibrated threshold decides.
+        labels a calibrated threshold decides; of any number of labels each has a threshold (0.5).
 
     Returns
     -------
     list of dict
-        ``label`` and ``probabilities``, {label: probability} in the order of the logits; of a
-        regression ``score``. Numbers have six digits.
+        ``label`` (of a multi-label model ``labels``, a list) and ``probabilities``,
+        {label: probability} in the order of the logits; of a regression ``score``. Numbers have
+        six digits.
     """
     exact = logits.astype(np.float64)
     if config["problem_type"] == "regression":
@@ -32,12 +33,24 @@ def answers(logits: np.ndarray, config: dict) -> list[Answer]:
     calibration = config.get("calibration", {})
     threshold = calibration.get("threshold")
     names = list(config["id2label"].values())
+    scaled = exact / calibration.get("temperature", 1)
+    if config["problem_type"] == "multi_label_classification":
+        thresholds = calibration.get("thresholds", {})
+        return [
+            {
+                "labels": [
+                    x for x, p in zip(names, row, strict=True) if p >= thresholds.get(x, 0.5)
+                ],
+                "probabilities": dict(zip(names, map(_rounded, row), strict=True)),
+            }
+            for row in sigmoid(scaled)
+        ]
     return [
         {
             "label": names[_label_index(row, threshold)],
             "probabilities": dict(zip(names, map(_rounded, row), strict=True)),
         }
-        for row in softmax(exact / calibration.get("temperature", 1))
+        for row in softmax(scaled)
     ]
 
 
@@ -48,6 +61,11 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Return the probability of each label, which may be one of several of an example."""
+    return np.exp(-np.logaddexp(0, -logits))
 
 
 def _rounded(value: float) -> float:

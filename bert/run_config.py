@@ -21,7 +21,9 @@ _NEEDED = {
     "text_a_column": schema.text,
     "text_b_column": schema.optional(schema.text),
     "label_column": schema.text,
-    "problem_type": schema.one_of("single_label_classification", "regression"),
+    "problem_type": schema.one_of(
+        "single_label_classification", "multi_label_classification", "regression"
+    ),
     "bert_model": schema.text,
     "bert_dataset": schema.text,
     "vocab_sha256": schema.text,
@@ -43,11 +45,17 @@ _CALIBRATION = {
     "threshold": _SHARE,
     "f1_before": _SHARE,
     "f1_after": _SHARE,
+    "thresholds": schema.entries(_SHARE),
+    "micro_f1_before": _SHARE,
+    "micro_f1_after": _SHARE,
+    "macro_f1_before": _SHARE,
+    "macro_f1_after": _SHARE,
 }
 _POSSIBLE = {
     "bert_revision": schema.optional(schema.text),
     "quoted_tsv": schema.flag,
     "language": schema.text,
+    "label_separator": schema.text,
     # The logits are divided by the temperature: one of almost 0 would make them infinite.
     "calibration": schema.fields({"temperature": schema.number(1e-3, 1e3)}, _CALIBRATION),
 }
@@ -104,6 +112,9 @@ def read_config(folder: Path) -> dict:
     ids = {name: number for number, name in enumerate(config["id2label"].values())}
     if config["label2id"] != ids or list(config["id2label"]) != list(map(str, ids.values())):
         raise UserError(f"{path}: id2label and label2id do not number the same labels from 0 on")
+    thresholds = config.get("calibration", {}).get("thresholds", ids)
+    if thresholds.keys() != ids.keys():
+        raise UserError(f"{path}: the thresholds are not those of the labels")
     return config
 
 

@@ -159,7 +159,10 @@ def log_classes(results: dict) -> None:
     rows = [[name, *scores.values()] for name, scores in to_show(classes).items()]
     if confusions is None:
         log.info("\n" + table(header, rows))
-        log.info(f"the {len(rows)} of {len(classes)} labels with the lowest f1; all: metrics.json")
+        if len(rows) < len(classes):
+            log.info(
+                f"the {len(rows)} of {len(classes)} labels with the lowest f1; all: metrics.json"
+            )
         return
     predicted = [f"predicted {name}" for name in classes]
     together = table(

@@ -15,7 +15,7 @@ from typing import Any
 from bert import __version__
 from bert.errors import UserError
 from bert.terminal import say
-from finetuning.data.tasks import LANGUAGES, OWN_DATA, TASKS, find_task
+from finetuning.data.tasks import LANGUAGES, OWN_DATA, SEPARATOR, TASKS, find_task
 from finetuning.flags import (
     OptionsParser,
     Rule,
@@ -51,6 +51,11 @@ def _frozen(text: str) -> int | str:
             f"must be a number of layers from 1 on, 'embeddings' or 'all', not {text!r} (without "
             "the flag nothing is frozen)"
         ) from None
+
+
+def _separator(text: str) -> str:
+    # Blank values are refused everywhere: they come from shell variables that are not set.
+    return " " if text == "space" else text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +102,11 @@ class Options:
         unset="single texts")
     label_column: str = flag("label", str, "NAME", "column of the label")
     regression: bool = switch("the label column holds numbers to predict")
+    multi_label: str | None = flag(None, _separator, "SEPARATOR",
+        "a text has any number of labels: names in --label_column with this between them (a comma "
+        "if it is left out; space: a space) or as a JSON list; or --label_column names several "
+        "columns, separated by commas, with 0 or 1 in each",
+        unset="one label", bare=SEPARATOR)
     quoted_tsv: bool = switch(
         "read the quotes of .tsv files as those of CSV, as spreadsheets write them",
         unset="quotes are text")
@@ -192,8 +202,9 @@ class Options:
         "gluebenchmark.com's format (pack_submission.py packs these files); test sets with labels, "
         "into test_predictions.tsv, and score them")
     calibrate: bool = switch(
-        "after training, fit the temperature of the probabilities and, for two labels, the "
-        "threshold with the highest F1 to the dev set; predict.py finds both in config.json "
+        "after training, fit the temperature of the probabilities and, for two labels or "
+        "--multi_label, the thresholds with the highest F1 to the dev set; predict.py finds them "
+        "in config.json "
         "(with --resume also for a finished run)")
     output_dir: Path | None = flag(None, Path, "DIR", "folder for the run's files",
         unset="./output_dir")
@@ -290,7 +301,8 @@ RULES: tuple[Rule[Options], ...] = (
     Rule(_FILES, "--task_name is not for your own files", excludes="task_name"),
     Rule(_FILES, "--language is for XNLI's files", excludes="language"),
     Rule(_FILES, "--predict_test is not for your own files", excludes="predict_test"),
-    Rule("text_a_column text_b_column label_column regression quoted_tsv", needs=_FILES),
+    Rule("text_a_column text_b_column label_column regression multi_label quoted_tsv",
+        needs=_FILES),
     Rule(_same_columns, "the columns of texts and label must be different ones"),
     Rule("dev_fraction folds", needs="train_file"),
     Rule("dev_file test_file", needs="train_file only_inference"),
@@ -300,6 +312,9 @@ RULES: tuple[Rule[Options], ...] = (
     Rule("folds", "--folds leaves no single model that could predict", excludes="test_file"),
     Rule("folds", "--folds evaluates on rows that this model saw", excludes="model_parameters"),
     Rule("regression", "--regression has no labels to weight", excludes="class_weights"),
+    Rule("multi_label", "--multi_label is for labels, not for numbers", excludes="regression"),
+    Rule("multi_label", "--multi_label weights all labels alike (for rare ones, --calibrate fits a "
+        "threshold per label)", excludes="class_weights"),
     Rule("calibrate", "--calibrate is for the training of a classifier",
         excludes="only_inference regression"),
     Rule("model_parameters", "--model_parameters already holds the pretrained weights",

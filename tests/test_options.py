@@ -117,6 +117,8 @@ BREAKS = (
     ("--train_file", "t.csv", "--folds", "2", "--test_file", "t.csv"),
     ("--train_file", "t.csv", "--folds", "2", *MODEL),
     (*TRAIN, "--regression", "--class_weights", "balanced"),
+    (*TRAIN, "--multi_label", ";", "--regression"),
+    (*TRAIN, "--multi_label", "--class_weights", "balanced"),
     (*TRAIN, "--regression", "--calibrate"),
     (*MODEL, "--pretrained_bert_parameters", "bert.params"),
     ("--bert_model", "{folder}", "--revision", "v1"),

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from bert.errors import UserError
 from dataset import ORIGIN, Examples, Texts
+from finetuning.data.labels import Classes, LabelSets, Numbers, labels_for
 from finetuning.data.lines import read_lines
 from finetuning.data.rows import BadRows, InputFile, Row
-from finetuning.data.tables import delimited_rows, format_of, listed, table_rows
+from finetuning.data.tables import delimited_rows, format_of, table_rows
 from finetuning.data.tasks import Task, check_labels
 
-_LARGEST = float(np.finfo(np.float32).max)
 _COLUMN_ADVICE = "; --text_a_column, --text_b_column and --label_column name the columns"
 _QUOTED_ADVICE = "; if a spreadsheet has quoted the fields, pass --quoted_tsv"
 
@@ -122,37 +120,33 @@ def read_own_training_file(path: Path, task: Task, bad: BadRows) -> tuple[Task, 
     Returns
     -------
     task : Task
-        With its labels, sorted.
+        With its labels, sorted; of a column per label, in the order of the columns.
     examples : Examples
     """
     file = InputFile(path, _COLUMN_ADVICE, _QUOTED_ADVICE)
-    found: dict[str, int] = {}
+    labels = labels_for(task, learn=True)
+    assert isinstance(labels, (Classes, LabelSets))
+    examples = _collect(file, _own_rows(file, task, labelled=True), task, bad, True, labels)
+    _check_variety(path, task, examples.label, list(labels.index))
+    return replace(task, labels=task.labels or tuple(sorted(labels.index))), examples
 
-    def rows() -> Iterator[Row]:
-        for row in _own_rows(file, task, labelled=True):
-            label = None if row.problem else row.values[2]
-            new = label if label not in found else None
-            # Labels are fields of tables and headers.
-            if new is not None and new.strip() and not set("\t\r\n") & set(new):
-                found[new] = len(found)
-            yield row
 
-    examples = _collect(file, rows(), task, bad, True, found)
-    if len(found) == 1:
+def _check_variety(path: Path, task: Task, label: np.ndarray, names: list[str]) -> None:
+    """Raise UserError where all rows of a training file have the same label."""
+    if task.multi_label and not label.any():
         raise UserError(
-            f"{path}: every row has the label {next(iter(found))!r}; at least two are needed"
+            f"{path}: no row has a label in the column {task.label_column!r}; at least one is "
+            "needed"
         )
-    labels = sorted(found)
-    check_labels(path, replace(task, labels=tuple(labels)), len(examples))
-    index = {label: i for i, label in enumerate(labels)}
-    renumbered = np.array([index[label] for label in found], np.int32)[examples.label]
-    return replace(task, labels=tuple(labels)), replace(examples, label=renumbered)
+    if len(names) == 1 and (label.all() or not task.multi_label):
+        raise UserError(f"{path}: every row has the label {names[0]!r}; at least two are needed")
 
 
 def _own_rows(file: InputFile, task: Task, labelled: bool) -> Iterator[Row]:
-    label = (task.label_column,) if labelled else (task.label_column, None)
-    columns = [(task.text_a_column,), (task.text_b_column,), label]
-    return with_texts(table_rows(file, format_of(file.path, task.quoted_tsv), columns))
+    labels = [(name,) if labelled else (name, None) for name in task.label_columns]
+    columns = [(task.text_a_column,), (task.text_b_column,), *labels]
+    lists = task.label_columns if task.multi_label else ()
+    return with_texts(table_rows(file, format_of(file.path, task.quoted_tsv), columns, lists=lists))
 
 
 def with_texts(rows: Iterable[Row]) -> Iterator[Row]:
@@ -175,27 +169,32 @@ def _collect(
     task: Task,
     bad: BadRows,
     labelled: bool,
-    index_of: dict[str, int] | None = None,
+    learned: Classes | LabelSets | None = None,
 ) -> Examples:
-    """Make examples from rows of text_a, text_b (or None) and label (or None)."""
-    if index_of is None:
-        index_of = {label: i for i, label in enumerate(task.labels)}
+    """Make examples from rows of text_a, text_b (or None) and the cells of the label (or None).
+
+    ``learned`` collects the labels of a training file; without it, they are those of the task.
+    """
+    labels: Numbers | Classes | LabelSets = learned or labels_for(task)
     text_a, text_b = Texts(), Texts()
-    labels: array[Any] = array("f" if task.regression else "i")
     origin = array("q")
     torn = TornRows(task)
     for number, row in enumerate(rows):
         if row.foreign:
             file.foreign += 1
             continue
-        problem = row.problem
-        label = row.values[2] if row.values else None
-        value = _number(label, task) if task.regression else index_of.get(label or "")
-        if value is None:
-            if labelled:
-                problem = problem or _not_a_label(label or "", task, index_of)
-            else:
-                file.count_unlabelled(row.line, label)
+        problem, value = row.problem, None
+        cells = row.values[2:]
+        # Of a training file's bad rows no labels are learned.
+        if not (problem and labelled):
+            try:
+                value = labels.parse(cells or [None])
+            except ValueError as error:
+                if labelled:
+                    problem = str(error)
+                else:
+                    there = [cell for cell in cells if cell is not None]
+                    file.count_unlabelled(row.line, ", ".join(there) if there else None)
         if problem:
             bad.add(file.path, row, problem, kept=not labelled, tolerated=torn.tolerates(row))
             if labelled:
@@ -205,38 +204,18 @@ def _collect(
         text_a.append(a or "")
         if task.text_b_column is not None:
             text_b.append(b or "")
-        labels.append(value or 0)
+        labels.append(value)
         origin.extend((number, row.line))
         file.count(row)
-    if not labels:
+    if not text_a:
         raise UserError(f"{file.path} has no usable rows")
     bad.files.append(file)
-    numbers = np.array(labels, np.float32 if task.regression else np.int32)
+    if learned:  # before an array of all rows and labels is made
+        check_labels(file.path, replace(task, labels=tuple(learned.index)), len(text_a))
+    label = labels.array()
     pairs = None if task.text_b_column is None else text_b
-    known = file.unlabelled == 0
+    # A column that is empty in all rows to predict is there to be filled.
+    blank = task.multi_label and not labelled and not label.any()
+    known = file.unlabelled == 0 and not blank
     places = np.frombuffer(origin, ORIGIN)
-    return Examples(text_a, pairs, numbers if known else 0 * numbers, known, places)
-
-
-def _number(text: str | None, task: Task) -> float | None:
-    """Return a score of the task; None if the text is none."""
-    if text is None or not text.isascii() or "_" in text:
-        return None  # float() takes more than what people write
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    low, high = task.score_range or (-_LARGEST, _LARGEST)
-    return value if math.isfinite(value) and low <= value <= high else None
-
-
-def _not_a_label(label: str, task: Task, labels: Iterable[str]) -> str:
-    if task.regression:
-        low, high = task.score_range or (-math.inf, math.inf)
-        among = f" from {low:g} to {high:g}" if task.score_range else ""
-        return f"{label!r} in the column {task.label_column!r} is not a number{among}"
-    if not label.strip():
-        return "the label is empty"
-    if set("\t\r\n") & set(label):
-        return f"the label {label!r} contains a tab or a line break"
-    return f"{label!r} is not a label of {task.name}; the labels are: {listed(labels)}"
+    return Examples(text_a, pairs, label if known else 0 * label, known, places)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -108,8 +109,10 @@ def parse_class_weights(text: str, task: Task, label: np.ndarray) -> np.ndarray:
     Raises
     ------
     UserError
-        An unknown label, or a weight that is not a positive number.
+        An unknown label, a weight that is not a positive number, or a task of another kind.
     """
+    if task.regression or task.multi_label:
+        raise UserError("--class_weights is for a model that gives each text one of its labels")
     if text == "balanced":
         counts = np.bincount(label, minlength=len(task.labels))
         # The weight of a label without examples is never used.
@@ -195,6 +198,8 @@ def _read_own(options: Options, trained: Task | None) -> Splits:
         raise UserError("--text_b_column: --model_parameters was trained on single texts")
     if trained and options.regression and not trained.regression:
         raise UserError("--regression: --model_parameters was trained to classify")
+    if trained and options.multi_label and not trained.multi_label:
+        raise UserError("--multi_label: --model_parameters was trained to predict one label")
     task = own_task(
         options.text_a_column,
         options.text_b_column or (trained.text_b_column if trained else None),
@@ -202,11 +207,12 @@ def _read_own(options: Options, trained: Task | None) -> Splits:
         trained.regression if trained else options.regression,
         trained.labels if trained else (),
         options.quoted_tsv or bool(trained and trained.quoted_tsv),
+        options.multi_label or (trained.separator if trained else None),
     )
     bad = BadRows(options.skip_bad_rows)
     train, dev, test = None, {}, {}
     if options.train_file:
-        if task.labels or task.regression:
+        if trained or task.regression:
             train = read_own(options.train_file, task, bad)
         else:
             task, train = read_own_training_file(options.train_file, task, bad)
@@ -225,6 +231,9 @@ def split_off(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw a fraction of the examples, stratified by label except for regression.
 
+    Of examples with any number of labels ``[examples, labels]``, each label's share is kept as far
+    as possible: they are drawn at equal distances from :func:`_by_rarest_label`.
+
     Returns
     -------
     rest, chosen : int arrays
@@ -232,6 +241,13 @@ def split_off(
     """
     from sklearn.model_selection import train_test_split
 
+    if label.ndim == 2:
+        order, count = _by_rarest_label(label, seed), math.ceil(fraction * len(label))
+        drawn = np.zeros(len(label), bool)
+        drawn[order[np.arange(count) * len(label) // count]] = True
+        if drawn.all():
+            raise UserError(f"--dev_fraction {fraction:g} leaves no row to train on")
+        return np.flatnonzero(~drawn), np.flatnonzero(drawn)
     if not regression and 1 in (counts := np.bincount(label)):
         raise UserError(
             f"--dev_fraction {fraction:g} draws within each label, but {(counts == 1).sum()} of "
@@ -254,14 +270,32 @@ def folds(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (train, dev) indices ``count`` times; every example is in one dev part.
 
-    Stratified by label except for regression; raises UserError if a label has fewer rows than
-    there are folds.
+    Stratified as by :func:`split_off`; raises UserError if a label has fewer rows than there are
+    folds (of examples with any number of labels: if there are fewer examples).
     """
     from sklearn.model_selection import KFold, StratifiedKFold
 
-    rarest = len(label) if regression else int(np.unique(label, return_counts=True)[1].min())
+    several = label.ndim == 2
+    rarest = (
+        len(label) if regression or several else int(np.unique(label, return_counts=True)[1].min())
+    )
     if rarest < count:
-        who = "there are" if regression else "the rarest label has"
+        who = "there are" if regression or several else "the rarest label has"
         raise UserError(f"--folds {count}: {who} only {rarest} rows")
+    if several:
+        fold = np.empty(len(label), int)
+        fold[_by_rarest_label(label, seed)] = np.arange(len(label)) % count
+        return ((np.flatnonzero(fold != i), np.flatnonzero(fold == i)) for i in range(count))
     splitter = (KFold if regression else StratifiedKFold)(count, shuffle=True, random_state=seed)
     return splitter.split(np.zeros(len(label)), label)
+
+
+def _by_rarest_label(label: np.ndarray, seed: int) -> np.ndarray:
+    """Return shuffled indices in which examples of the same rarest label stand together.
+
+    ``label`` has 0 or 1 for each ``[examples, labels]``.
+    """
+    rarest_first = np.argsort(label.sum(axis=0, dtype=np.int64), kind="stable")
+    rank = np.where(label.any(axis=1), label[:, rarest_first].argmax(axis=1), label.shape[1])
+    shuffled = np.random.default_rng(seed).permutation(len(label))
+    return shuffled[np.argsort(rank[shuffled], kind="stable")]

@@ -11,11 +11,13 @@ import numpy as np
 from bert.tokenizer import BERTTokenizer
 from dataset import TokenizedExamples
 from finetuning.console import log, log_header
+from finetuning.data.labels import label_text
 from finetuning.data.rows import BadRows, InputFile
 from finetuning.data.splits import Dataset
 from finetuning.data.tasks import Task
 
 _PERCENTILES = (50, 90, 99)
+_SEPARATORS = ("|", ";", ",", "/")
 _MANY_UNKNOWN = 0.1  # share of tokens; of English text and an English BERT nearly none
 
 
@@ -62,7 +64,8 @@ def log_data(data: Dataset, unknown: int) -> None:
         log_header("labels", f"{name}: {_distribution(task, part.label)}")
     for name, part in parts.items():
         log_header("tokens", f"{name}: {_lengths(part)}")
-    for warning in [*_similar_labels(task), *_unknown_texts(parts, unknown)]:
+    unseparated = _unseparated(task, data.train)
+    for warning in [*_similar_labels(task), *unseparated, *_unknown_texts(parts, unknown)]:
         log_header("warning", warning)
     _log_repeated(data)
     if data.class_weights is not None:
@@ -76,11 +79,17 @@ def _distribution(task: Task, label: np.ndarray) -> str:
             f"from {label.min():g} to {label.max():g}, mean {label.mean():.3f}, "
             f"standard deviation {label.std():.3f}"
         )
-    counts = np.bincount(label, minlength=len(task.labels))
-    return ", ".join(
+    if task.multi_label:
+        counts, without = label.sum(axis=0, dtype=np.int64), int((~label.any(axis=1)).sum())
+    else:
+        counts, without = np.bincount(label, minlength=len(task.labels)), 0
+    parts = [
         f"{name if name == name.strip() else repr(name)}: {count} ({count / len(label):.1%})"
         for name, count in zip(task.labels, counts, strict=True)
-    )
+    ]
+    if task.multi_label:
+        parts.append(f"no label: {without} ({without / len(label):.1%})")
+    return ", ".join(parts)
 
 
 def _similar_labels(task: Task) -> Iterator[str]:
@@ -93,6 +102,16 @@ def _similar_labels(task: Task) -> Iterator[str]:
         other = seen.setdefault(plain, label)
         if other != label:
             yield f"the labels {other!r} and {label!r} are two classes: are they meant to be one?"
+
+
+def _unseparated(task: Task, train: TokenizedExamples | None) -> Iterator[str]:
+    """Yield a sentence if the labels of a text are probably separated by something else."""
+    if train is None or not task.multi_label or task.label_columns[1:]:
+        return
+    if train.label.sum(axis=1, dtype=np.int64).max() < 2:
+        found = [mark for mark in _SEPARATORS if any(mark in label for label in task.labels)]
+        advice = f": should --multi_label be {found[0]!r}?" if found else ""
+        yield f"no training row has several labels separated by {task.separator!r}{advice}"
 
 
 def _unknown_texts(parts: dict[str, TokenizedExamples], unknown: int) -> Iterator[str]:
@@ -146,7 +165,12 @@ def _repeated(name: str, examples: TokenizedExamples, hashes: np.ndarray) -> str
     different = len(np.unique(hashes))
     if different == len(examples):
         return ""
-    with_label = np.stack([hashes, examples.label.astype(np.float64).view(np.int64)])
+    label = examples.label
+    if label.ndim == 2:
+        keys = np.fromiter((hash(row.tobytes()) for row in label), np.int64, len(label))
+    else:
+        keys = label.astype(np.float64).view(np.int64)
+    with_label = np.stack([hashes, keys])
     conflicting = len(np.unique(with_label, axis=1).T) - different
     return f"{len(examples) - different} rows in {name}, {conflicting} with conflicting labels"
 
@@ -169,9 +193,9 @@ def log_examples(task: Task, examples: TokenizedExamples, tokenizer: BERTTokeniz
     for i in range(min(2, len(examples))):
         ids = examples.input_ids[examples.offsets[i] : examples.offsets[i + 1]]
         first = examples.first_segment[i]
-        label = examples.label[i]
+        label = label_text(task, examples.label[i])
         number = i if examples.origin is None else examples.origin["row"][i]
-        log.info(f"\nexample {number}: label {label if task.regression else task.labels[label]!r}")
+        log.info(f"\nexample {number}: label {label if task.regression else repr(label)}")
         log.info(f"  segment 0: {' '.join(tokens[id_] for id_ in ids[:first])}")
         if first < len(ids):
             log.info(f"  segment 1: {' '.join(tokens[id_] for id_ in ids[first:])}")

@@ -53,6 +53,7 @@ def table_rows(
     format: str,
     columns: Sequence[tuple[str | None, ...]],
     keep: Sequence[str] = (),
+    lists: Sequence[str] = (),
 ) -> Iterator[Row]:
     """Yield all rows of a file in order, usable or not; blank lines are none.
 
@@ -67,6 +68,9 @@ def table_rows(
         and its values may be None.
     keep : sequence of str
         Columns whose values are passed on as they are.
+    lists : sequence of str
+        Columns in which JSON Lines may have a list, which is yielded as JSON text, or null, which
+        is yielded as an empty text.
 
     Raises
     ------
@@ -74,7 +78,7 @@ def table_rows(
         With file and line: no such file, a missing column, or one that is in the header twice.
     """
     if format == "jsonl":
-        return _json_rows(file, columns, keep)
+        return _json_rows(file, columns, keep, lists)
     return delimited_rows(file, format, columns, keep=keep)
 
 
@@ -264,7 +268,10 @@ def _csv_problem(reason: str) -> str:
 
 
 def _json_rows(
-    file: InputFile, columns: Sequence[tuple[str | None, ...]], keep: Sequence[str]
+    file: InputFile,
+    columns: Sequence[tuple[str | None, ...]],
+    keep: Sequence[str],
+    lists: Sequence[str],
 ) -> Iterator[Row]:
     line = None
     for line, text, problem in read_lines(file.path):
@@ -278,12 +285,21 @@ def _json_rows(
                 content = parse_object(text)
                 kept = [content.get(name) for name in keep]
                 check_keys(content, keep)
+                for name in content.keys() & set(lists):
+                    content[name] = _without_list(content[name])
                 values = [text_of(content, names, file.column_advice) for names in columns]
             except ValueError as error:
                 problem = str(error)
         yield Row(line, values, problem, kept=kept)
     if line is None or line == file.blank:
         raise UserError(f"{file.path}, line 1: the file is empty")
+
+
+def _without_list(value: object) -> object:
+    """Return null as an empty text and a list of texts and numbers as JSON; others as they are."""
+    if isinstance(value, list) and not any(isinstance(item, (dict, list)) for item in value):
+        return json.dumps(value)
+    return "" if value is None else value
 
 
 class _Object(dict):

@@ -14,6 +14,9 @@ from bert.errors import UserError
 
 # What config.json calls the task of a run on the user's own files.
 OWN_DATA = "own data"
+# What it calls tasks whose texts have any number of labels, and what separates those by default.
+MULTI_LABEL = "multi_label_classification"
+SEPARATOR = ","
 # More labels than any benchmark of intents has; more are ids, texts or numbers.
 _MOST_LABELS = 10_000
 # From so many labels on, they must be fewer than half of the rows.
@@ -50,6 +53,8 @@ class Task:
     regression: bool = False
     score_range: tuple[float, float] | None = None  # of a regression's test predictions
     quoted_tsv: bool = False  # of own data: TSV has CSV's quotes
+    # Of own data: a text may have any number of labels, with this between them. None: it has one.
+    separator: str | None = None
     # The rest is for the tasks with a name.
     train_file: str = "train.tsv"  # {language} in it is the language
     # Suffix of its metrics -> dev file; the one with the suffix "" selects the best epoch.
@@ -67,6 +72,24 @@ class Task:
     other_names: dict[str, str] = field(default_factory=dict)  # column -> its name in other files
     label_aliases: dict[str, str] = field(default_factory=dict)  # another spelling -> label
     language: str | None = None  # read only these rows of files with a column "language"
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a text may have any number of labels."""
+        return self.separator is not None
+
+    @property
+    def problem_type(self) -> str:
+        """The kind of the task, in Hugging Face's terms."""
+        if self.regression:
+            return "regression"
+        return MULTI_LABEL if self.multi_label else "single_label_classification"
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """The columns of labels: of several, each holds 0 or 1 for the label of its name."""
+        names = self.label_column.split(",") if self.multi_label else [self.label_column]
+        return tuple(name.strip() for name in names) if len(names) > 1 else (self.label_column,)
 
     @property
     def outputs(self) -> int:
@@ -276,19 +299,40 @@ def own_task(
     regression: bool,
     labels: tuple[str, ...] = (),
     quoted_tsv: bool = False,
+    separator: str | None = None,
 ) -> Task:
     """Describe a user's own files; labels that are not known yet are empty.
 
-    Raises UserError if two of the columns are the same.
+    Raises UserError if two of the columns are the same, or those of labels are not the labels.
     """
     metrics = ("pearson", "spearman") if regression else ("accuracy", "macro_f1")
-    columns = (text_a_column, text_b_column, label_column)
+    if separator is not None:
+        metrics = ("micro_f1", "macro_f1")
+    task = Task(
+        OWN_DATA,
+        text_a_column,
+        text_b_column,
+        label_column,
+        labels,
+        metrics,
+        regression,
+        quoted_tsv=quoted_tsv,
+        separator=separator,
+    )
+    columns = (text_a_column, text_b_column, *task.label_columns)
     for column in columns:
         if columns.count(column) > 1:
             raise UserError(
                 f"the columns of texts and label must be different ones: {column!r} is two of them"
             )
-    return Task(OWN_DATA, *columns, labels, metrics, regression, quoted_tsv=quoted_tsv)
+    if task.label_columns[1:]:
+        if labels and sorted(labels) != sorted(task.label_columns):
+            raise UserError(
+                f"the columns of labels {', '.join(task.label_columns)} are not the labels of the "
+                f"model, {', '.join(labels)}"
+            )
+        return replace(task, labels=labels or task.label_columns)
+    return task
 
 
 def check_labels(source: Path, task: Task, rows: int) -> None:
@@ -296,10 +340,12 @@ def check_labels(source: Path, task: Task, rows: int) -> None:
     count = len(task.labels)
     if count > _MOST_LABELS or (count >= _MANY_LABELS and 2 * count > rows):
         what = f"{count} different values in {rows} rows"
+        advice = "for numbers pass --regression"
+        if task.multi_label:
+            advice = f"pass what separates labels (not {task.separator!r}) to --multi_label"
         raise UserError(
             f"{source}: the label column {task.label_column!r} has {what}, which look like ids, "
-            "texts or numbers and not like labels: name another --label_column, or for numbers "
-            "pass --regression"
+            f"texts or numbers and not like labels: name another --label_column, or {advice}"
         )
 
 
@@ -311,7 +357,8 @@ def task_to_config(task: Task) -> dict:
         "text_a_column": task.text_a_column,
         "text_b_column": task.text_b_column,
         "label_column": task.label_column,
-        "problem_type": "regression" if task.regression else "single_label_classification",
+        "problem_type": task.problem_type,
+        **({"label_separator": task.separator} if task.multi_label else {}),
         "id2label": {str(i): label for i, label in enumerate(labels)},
         "label2id": {label: i for i, label in enumerate(labels)},
         **({"quoted_tsv": True} if task.quoted_tsv else {}),
@@ -333,6 +380,7 @@ def task_from_config(config: dict) -> Task:
         labels = tuple(ids[str(i)] for i in range(len(ids)))
         if name == OWN_DATA:
             regression = config["problem_type"] == "regression"
+            multi_label = config["problem_type"] == MULTI_LABEL
             return own_task(
                 config["text_a_column"],
                 config["text_b_column"],
@@ -340,6 +388,7 @@ def task_from_config(config: dict) -> Task:
                 regression,
                 () if regression else labels,
                 config.get("quoted_tsv") is True,
+                config.get("label_separator") or SEPARATOR if multi_label else None,
             )
     except (KeyError, TypeError) as error:
         raise UserError(

@@ -33,7 +33,7 @@ from finetuning.output import folder_target, replacing_folder
 from finetuning.results import metrics, model_card
 from finetuning.results.export_formats import FILES, FORMATS, Compute
 from finetuning.results.finished_run import read_results
-from finetuning.results.predictions import read_predictions
+from finetuning.results.predictions import differ, read_predictions
 from finetuning.training.evaluation import predict
 from finetuning.training.workers import Workers
 
@@ -117,7 +117,11 @@ class Check:
 
     @property
     def header(self) -> list[str]:
-        names = ["pearson" if self.task.regression else "accuracy", "95 % interval"]
+        names = ["accuracy", "95 % interval"]
+        if self.task.multi_label:
+            names = ["micro_f1", "all labels right", "95 % interval"]
+        if self.task.regression:
+            names = ["pearson", "95 % interval"]
         changed = [] if self.task.regression else ["labels changed"]
         return ["", *(names if self.labelled else []), *changed, "max difference", "size MB"]
 
@@ -125,23 +129,27 @@ class Check:
         """Return a row of the table for logits ``[examples, outputs]``; ``size`` in bytes."""
         changed = []
         if not self.task.regression:
-            other = logits.argmax(axis=1) != self.logits.argmax(axis=1)
+            label = self.examples.label
+            other = differ(metrics.decisions(logits, label), metrics.decisions(self.logits, label))
             changed = [str(other.sum())]
         difference = f"{np.abs(logits - self.logits).max():.2g}"
         score = self._score(logits) if self.labelled else []
         return [name, *score, *changed, difference, f"{size / 1e6:.1f}"]
 
     def _score(self, logits: np.ndarray) -> list[float | str]:
-        label = self.examples.label
+        label, first = self.examples.label, []
         if self.task.regression:
             metric = metrics.compute(logits, label, ("pearson",))["pearson"]
             low, high = metrics.pearson_interval(logits[:, 0], label, _CONFIDENCE)
         else:
-            right = int((logits.argmax(axis=1) == label).sum())
+            predicted = metrics.decisions(logits, label)
+            if self.task.multi_label:
+                first = [metrics.f1_of_sets(predicted, label)["micro_f1"]]
+            right = int((~differ(predicted, label)).sum())
             metric = right / len(label)
             low, high = binomtest(right, len(label)).proportion_ci(_CONFIDENCE, method="wilson")
         known = np.isfinite([low, high]).all()
-        return [float(metric), f"{low:.3f} to {high:.3f}" if known else "unknown"]
+        return [*first, float(metric), f"{low:.3f} to {high:.3f}" if known else "unknown"]
 
 
 def _bytes_of_weights(folder: Path) -> int:
@@ -201,9 +209,13 @@ def read_dev_examples(run: Path, model: Classifier, task: Task) -> TokenizedExam
     sizes, ids, label = model.net.bert.config, examples.input_ids, examples.label
     if ids.min() < 0 or ids.max() >= sizes.vocab_size or examples.lengths.max() > sizes.max_length:
         raise UserError(f"{path} holds examples of another model than the one beside it")
-    kind = "f" if task.regression else "i"
-    known = task.regression or 0 <= label.min() <= label.max() < task.outputs
-    if label.dtype.kind != kind or not known:
+    if task.multi_label:
+        known = label.shape == (len(examples), task.outputs) and label.max() <= 1
+    elif task.regression:
+        known = label.dtype.kind == "f"
+    else:
+        known = label.dtype.kind == "i" and 0 <= label.min() <= label.max() < task.outputs
+    if not known:
         raise UserError(f"{path} holds labels of another task than the model's, {task.name}")
     return examples
 

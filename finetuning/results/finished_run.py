@@ -88,11 +88,17 @@ class FinishedRun:
     name: str
     results: dict  # metrics.json
     labels: tuple[str, ...]  # empty for regression
-    label: np.ndarray  # [dev examples]: indices into labels, or a regression's numbers
+    # [dev examples]: indices into labels, or a regression's numbers; or 0 or 1 for each label
+    label: np.ndarray
     logits: np.ndarray  # [dev examples, outputs] float64
     metric: str  # the one that selects the best epoch
     temperature: float | None  # of --calibrate
     mistakes: list[dict[str, str]]  # rows of dev_mistakes.tsv
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an example may have any number of labels."""
+        return self.label.ndim == 2
 
     @property
     def score(self) -> float:
@@ -142,7 +148,7 @@ def check_progress(results: dict, task: Task, source: str | Path) -> None:
     if best:
         classes, confusions = best.get("per_class", {}), best.get("confusion_matrix", [])
         sizes = [len(task.labels)] * len(task.labels)
-        if len(sizes) > MOST_LABELS and not confusions:
+        if (len(sizes) > MOST_LABELS and not confusions) or task.multi_label:
             sizes = []
         if len(classes) != len(task.labels) or list(map(len, confusions)) != sizes:
             raise UserError(f"{source}: the scores of the classes are not those of {task.name}")

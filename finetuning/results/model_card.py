@@ -10,6 +10,7 @@ from bert import __version__
 from bert.files import contains, write_text
 from bert.run_config import read_config
 from bert.terminal import shown
+from finetuning.data.tasks import MULTI_LABEL
 from finetuning.results.export_formats import FORMATS, Format
 from finetuning.results.metrics import MOST_LABELS, to_show
 
@@ -83,7 +84,7 @@ split, so these scores are slightly optimistic:
 
 {_section("On the labelled test file:", _numbers("metric", results.get("test", {})))}\
 {_section("## Labels", _per_class(best))}\
-{_section(_CALIBRATION, _numbers("", config.get("calibration", {})))}\
+{_section(_CALIBRATION, _calibration(config))}\
 ## Trained with
 
 {_table(["argument", "value"], _given(arguments))}
@@ -137,7 +138,8 @@ def _versions(results: dict) -> list[list]:
 
 def _prediction(config: dict) -> str:
     regression = config["problem_type"] == "regression"
-    what = "a number" if regression else f"one of {len(config['label2id'])} labels"
+    which = "any" if config["problem_type"] == MULTI_LABEL else "one"
+    what = "a number" if regression else f"{which} of {len(config['label2id'])} labels"
     return f"{what} ({_code(config['label_column'])})"
 
 
@@ -159,6 +161,16 @@ def _per_class(best: dict) -> str:
     if len(rows) < len(classes):
         text += f"\n\nThese have the lowest F1 of {len(classes)} labels; metrics.json has all."
     return text
+
+
+def _calibration(config: dict) -> str:
+    """Return a table of what --calibrate has fitted; thresholds of many labels are left out."""
+    values = dict(config.get("calibration", {}))
+    thresholds = values.pop("thresholds", {})
+    if len(thresholds) > MOST_LABELS:
+        thresholds = {}
+    rows = [[f"threshold of {_code(name)}", f"{value:.4f}"] for name, value in thresholds.items()]
+    return "\n".join(filter(None, [_numbers("", values), *_table_rows(rows)]))
 
 
 def _numbers(header: str, values: dict[str, float]) -> str:
@@ -188,10 +200,11 @@ def _inline(value: object) -> str:
 
 def _table(header: list[str], rows: Sequence[Sequence[object]]) -> str:
     """Return a Markdown table, or nothing if there are no rows."""
-    lines = [header, ["---"] * len(header), *rows] if rows else []
-    return "\n".join(
-        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
-    )
+    return "\n".join(_table_rows([header, ["---"] * len(header), *rows] if rows else []))
+
+
+def _table_rows(rows: Sequence[Sequence[object]]) -> list[str]:
+    return ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
 
 
 def is_export(folder: Path) -> bool:
@@ -218,10 +231,11 @@ def export_text(
     """
     columns = [config["text_a_column"], config["text_b_column"]]
     labels = [[output, _code(name)] for name, output in config["label2id"].items()]
-    names = _table(["output", "label"], labels[1:] and labels)
+    regression = config["problem_type"] == "regression"
+    multi_label = config["problem_type"] == MULTI_LABEL
+    names = _table(["output", "label"], [] if regression else labels)
     if len(labels) > MOST_LABELS:
         names = f"There are {len(labels)}; config.json names them in `id2label`."
-    calibration = config.get("calibration", {})
     rows = [[f"{x:.4f}" if isinstance(x, float) else x for x in row] for row in measured]
     return f"""\
 ---
@@ -243,7 +257,7 @@ From {" and ".join(_code(column) for column in columns if column is not None)} i
 
 {format.usage.format(max_len=config["max_len"])}
 
-The logits are [examples, {"labels]" if labels[1:] else "1], the number itself"}. The model \
+The logits are [examples, {_LOGITS[config["problem_type"]]}. The model \
 was trained on at most {config["max_len"]} tokens per example: truncate longer texts.
 
 ## Results on {examples}
@@ -251,10 +265,21 @@ was trained on at most {config["max_len"]} tokens per example: truncate longer t
 {_table(rows[0], rows[1:])}
 
 {_section("## Labels", names)}\
-{_section(_EXPORT_CALIBRATION, _numbers("", calibration))}\
+{_section(_EXPORT_SETS if multi_label else _EXPORT_CALIBRATION, _calibration(config))}\
 {_section("## Trained with", _table(["argument", "value"], _given(arguments)))}"""
 
 
+_LOGITS = {
+    "regression": "1], the number itself",
+    MULTI_LABEL: "labels]; the sigmoid of each is its label's probability",
+    "single_label_classification": "labels]",
+}
+_EXPORT_SETS = """\
+## Calibration
+
+Fitted to the dev split. The model returns the logits unchanged. For calibrated probabilities \
+divide them by the temperature before the sigmoid. Predict each label whose calibrated probability \
+is at least its threshold, which config.json has in `calibration`."""
 _EXPORT_CALIBRATION = """\
 ## Calibration
 

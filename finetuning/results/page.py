@@ -105,6 +105,7 @@ _TITLES = {
     "learning_curves": "Learning curves",
     "dev_metric": "Dev metric of each epoch",
     "confusion": "Confusion matrix (dev)",
+    "label_f1": "F1 of each label (dev)",
     "reliability": "Reliability (dev)",
     "predictions": "Predictions (dev)",
     "lengths": "Lengths and padding (train)",
@@ -135,7 +136,7 @@ def page(runs: list[FinishedRun], best: FinishedRun, figures: dict[str, Figure])
         below = _table_of_epochs(runs) if name == "dev_metric" else ""
         parts.append(f"<h2>{_text(_TITLES[name] + whose)}</h2>")
         parts.append(f'<figure id="{name}">{pictures.svg(figure)}</figure>{below}')
-    if len(best.labels) > pictures.MOST_LABELS:
+    if len(best.labels) > pictures.MOST_LABELS and not best.multi_label:
         parts.append(f"<h2>Most frequent confusions (dev){_text(of_best)}</h2>")
         parts.append(_table(["true", "predicted", "examples"], _confusions(best), "confusions"))
     if best.mistakes:

@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from scipy.special import softmax
+from scipy.special import expit, softmax
 
 from bert.terminal import shown
 from finetuning.results import calibration
@@ -24,6 +24,7 @@ from finetuning.results.finished_run import FinishedRun
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#777777"
+_COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 # Published dev results, drawn for comparison where task and numbers of examples are theirs:
 # (task, metric, train, dev) -> (from, to, legend).
 PUBLISHED = {("MRPC", "accuracy", 3668, 408): (0.84, 0.88, "BERT base, as published: 0.84 to 0.88")}
@@ -152,6 +153,56 @@ def confusion(run: FinishedRun) -> Figure:
     return figure
 
 
+def label_f1(run: FinishedRun) -> Figure:
+    """Draw the F1 of each label in the best epoch; of very many labels the lowest."""
+    scores = [row["f1"] for row in run.results["best"]["per_class"].values()]
+    drawn = list(range(len(scores)))
+    if len(scores) > MOST_LABELS:
+        drawn = np.argsort(scores, kind="stable")[:MOST_LABELS].tolist()
+    names = [run.labels[i] for i in drawn]
+    width = 5.0 + 0.08 * max(map(len, names))  # inches
+    lowest = f" (the lowest of {len(scores)} labels)" if len(drawn) < len(scores) else ""
+    figure, axes = _axes(width, 1.2 + 0.28 * len(drawn), xlabel=f"F1{lowest}", xlim=(0, 1.1))
+    axes.grid(visible=False)
+    places = range(len(drawn))
+    bars = axes.barh(places, [scores[i] for i in drawn], color=BLUE)
+    axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
+    axes.set_yticks(places, names)
+    axes.invert_yaxis()
+    return figure
+
+
+def label_reliability(run: FinishedRun) -> Figure:
+    """Draw, for each label in bins, the share of examples that have it over its probability.
+
+    Of more labels than colours, all decisions together are drawn.
+    """
+    probability = expit(run.logits / (run.temperature or 1.0))
+    columns = [*zip(run.labels, probability.T, run.label.T, strict=True)]
+    if len(columns) > len(_COLOURS):
+        columns = [(f"all {len(columns)} labels", probability.ravel(), run.label.ravel())]
+    scaled = "" if run.temperature is None else f", temperature {run.temperature:.2f}"
+    area = "(the area of a point: its share of the examples)"
+    figure, axes = _axes(
+        5.0,
+        4.4,
+        xlabel=f"probability of the label{scaled}\n{area}",
+        ylabel="share that has the label",
+    )
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1)
+    for colour, (name, values, true) in zip(_COLOURS, columns, strict=False):
+        bins = calibration.in_bins(values, true)
+        places = [x for _, x, _, _ in bins], [y for _, _, y, _ in bins]
+        sizes = [10 + 300 * share for *_, share in bins]
+        axes.plot(*places, color=colour, linewidth=0.8, alpha=0.4)
+        axes.scatter(*places, s=sizes, color=colour, alpha=0.7, clip_on=False, label=name)
+    legend = axes.legend(loc="upper left", fontsize=8)
+    for handle in legend.legend_handles:
+        handle.set_sizes([40])
+    return figure
+
+
 def reliability(run: FinishedRun) -> Figure:
     """Draw accuracy over confidence in bins (Guo et al. 2017, fig. 1), with and without scaling."""
     confidence = "confidence (the area of a point: its share of the examples)"
@@ -222,7 +273,10 @@ def draw(
     """
     with mpl.rc_context({**STYLE, "font.family": list(families)}):
         figures = {"learning_curves": learning_curves(runs), "dev_metric": dev_metric(runs)}
-        if best.labels:
+        if best.multi_label:
+            figures["label_f1"] = label_f1(best)
+            figures["reliability"] = label_reliability(best)
+        elif best.labels:
             if len(best.labels) <= MOST_LABELS:
                 figures["confusion"] = confusion(best)
             figures["reliability"] = reliability(best)

@@ -9,15 +9,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from heapq import nlargest
 from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bert.errors import UserError
 from bert.files import read_text
-from bert.prediction import Answer, softmax
+from bert.prediction import Answer, sigmoid, softmax
 from bert.terminal import shown
 from dataset import Examples, rows_of
+from finetuning.data.labels import join_labels, label_text, labels_for
 from finetuning.data.tasks import Task
 
 _DELIMITERS = {"tsv": "\t", "csv": ","}
@@ -55,13 +56,14 @@ def predictions_text(
     """Return predictions as TSV text, one row per example.
 
     Columns: index, label (if it is known), prediction, and one logit per label (none for
-    a regression, whose prediction is its only output).
+    a regression, whose prediction is its only output). Several labels are as in training files:
+    separated, or a JSON list.
 
     Parameters
     ----------
     logits : float32 array ``[examples, outputs]``
     label : array ``[examples]``, optional
-        Indices into the task's labels, or a regression's true numbers.
+        Indices into the task's labels, 0 or 1 for each of them, or a regression's true numbers.
     task : Task
     rows : int array ``[examples]``, optional
         The index of each example: the row of its file. Without it they are numbered from 0.
@@ -72,14 +74,22 @@ def predictions_text(
         yield header + [f"logit_{name}" for name in task.labels]
         for i, row in enumerate(logits):
             true = [] if label is None else [label[i]]
-            if task.regression:
-                values = [f"{value:.9g}" for value in (*true, row[0])]
-            else:
-                values = [task.labels[j] for j in (*true, row.argmax())]
+            values = [label_text(task, value) for value in (*true, answer(row, task))]
+            if not task.regression:
                 values += [f"{logit:.9g}" for logit in row]
             yield [str(i if rows is None else rows[i]), *values]
 
     return delimited(lines())
+
+
+def answer(logits: np.ndarray, task: Task) -> Any:
+    """Return what an example's logits say, as :func:`finetuning.data.labels.label_text` takes it.
+
+    It is the number of the label, or whether each label's probability is at least 0.5, or a number.
+    """
+    if task.regression:
+        return logits[0]
+    return logits >= 0 if task.multi_label else logits.argmax()
 
 
 def read_rows(path: Path) -> Iterator[list[str]]:
@@ -99,7 +109,8 @@ def read_rows(path: Path) -> Iterator[list[str]]:
 class Predictions(NamedTuple):
     """A run's predictions for its dev split."""
 
-    label: np.ndarray  # [examples] int64: indices into the labels; of a regression float64
+    # [examples] int32: indices into the labels; [examples, labels] uint8; of a regression float64
+    label: np.ndarray
     logits: np.ndarray  # [examples, outputs] float32
 
 
@@ -120,18 +131,22 @@ def read_predictions(path: Path, task: Task, examples: int | None = None) -> Pre
     """
     rows = read_rows(path)
     next(rows, None)
-    ids = {name: number for number, name in enumerate(task.labels)}
+    true = labels_for(task)
     first = 2 if task.regression else 3  # a regression's prediction is its only output
     try:
-        labels, outputs = [], []
+        numbers, outputs = [], []
         with np.errstate(over="ignore"):
             for row in rows:
-                labels.append(float(row[1]) if task.regression else ids[row[1]])
+                if task.regression:
+                    numbers.append(float(row[1]))
+                else:
+                    true.append(true.parse(row[1:2]))
                 outputs.append(np.array(row[first:], np.float32))
-        label, logits = np.array(labels), np.array(outputs, np.float32)
+        label = np.array(numbers) if task.regression else true.array()
+        logits = np.array(outputs, np.float32)
         whole = logits.shape == (len(label), task.outputs)
         whole = whole and bool(np.isfinite(logits).all() and np.isfinite(label).all())
-    except (ValueError, KeyError, IndexError):
+    except (ValueError, IndexError):
         whole = False
     if not whole:
         raise UserError(
@@ -158,38 +173,51 @@ def mistakes_text(examples: Examples, logits: np.ndarray, task: Task, most: int 
         size = np.abs(predicted - label.astype(np.float64))
         wrong = size > 0
     else:
-        predicted, size = _confidence(logits)
-        wrong = predicted != label
+        predicted, size = _confidence(logits, task)
+        wrong = differ(predicted, label)
     measure = "error" if task.regression else "probability"
     rows: list[list[object]] = [["index", "label", "prediction", measure, "text_a", "text_b"]]
     numbers = rows_of(examples)
     descending = np.argsort(-size, kind="stable")
     for index in descending[wrong[descending]][:most]:
         pair = (label[index], predicted[index])
-        shown = [f"{x:.6g}" for x in pair] if task.regression else [task.labels[i] for i in pair]
+        shown = [f"{x:.6g}" if task.regression else label_text(task, x) for x in pair]
         texts = [text[index] if text else "" for text in (examples.text_a, examples.text_b)]
         rows.append([numbers[index], *shown, f"{size[index]:.6g}", *texts])
     return delimited(rows)
 
 
-def _confidence(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the predicted label of each example, and its probability."""
+def _confidence(logits: np.ndarray, task: Task) -> tuple[np.ndarray, np.ndarray]:
+    """Return the predicted label of each example, and its probability.
+
+    Of several labels it is the product of the probabilities of all decisions.
+    """
+    if task.multi_label:
+        return logits >= 0, sigmoid(np.abs(logits.astype(np.float64))).prod(axis=1)
     probability = softmax(logits.astype(np.float64))
     return probability.argmax(axis=1), probability.max(axis=1)
 
 
+def differ(predicted: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Tell of each example whether its prediction is not its label; bool ``[examples]``."""
+    different = predicted != label
+    return different.any(axis=1) if different.ndim == 2 else different
+
+
 def confident_text(examples: Examples, logits: np.ndarray, task: Task, most: int = 2) -> str:
     """Return a classifier's most confident predictions, correct ones first, to be printed."""
-    predicted, probability = _confidence(logits)
+    predicted, probability = _confidence(logits, task)
     descending = np.argsort(-probability, kind="stable")
-    correct = predicted[descending] == examples.label[descending]
+    correct = ~differ(predicted, examples.label)[descending]
+    none = "(no label)"
     lines = ["most confident dev predictions, correct and incorrect"]
     for index in [*descending[correct][:most], *descending[~correct][:most]]:
         texts = [text[index] for text in (examples.text_a, examples.text_b) if text]
         lines.append(
             shown(
-                f"  {task.label_column} {task.labels[examples.label[index]]}, predicted "
-                f"{task.labels[predicted[index]]} ({probability[index]:.1%}): {' | '.join(texts)}"
+                f"  {task.label_column} {label_text(task, examples.label[index]) or none}, "
+                f"predicted {label_text(task, predicted[index]) or none} "
+                f"({probability[index]:.1%}): {' | '.join(texts)}"
             )
         )
     return "\n".join(lines)
@@ -241,9 +269,10 @@ class OutputFormat:
         self._terminal = terminal
         self._delimiter = _DELIMITERS.get(format)
         self._labels = task.labels
+        self._separator = task.separator
         self._errors = errors
         self._keep, self._top_k = keep, top_k
-        names = ["score"] if task.regression else ["label"]
+        names = ["score"] if task.regression else ["labels" if task.multi_label else "label"]
         names += [f"probability_{label}" for label in task.labels]
         self._width = len(names)
         columns = ["index", *keep, *names, *(["error"] if errors else [])]
@@ -285,10 +314,14 @@ class OutputFormat:
             return [*row, *[""] * self._width, answer]
         if self._labels:
             found = self._probabilities(answer)
-            row += [answer["label"], *(found.get(label, "") for label in self._labels)]
+            labels = answer["label"] if self._separator is None else self._joined(answer)
+            row += [labels, *(found.get(label, "") for label in self._labels)]
         else:
             row.append(answer["score"])
         return [*row, ""] if self._errors else row
+
+    def _joined(self, answer: Answer) -> str:
+        return join_labels(answer["labels"], self._separator or "")
 
     def _table(self, rows: list[list]) -> bytes:
         text = delimited(rows, self._delimiter or "")
@@ -302,7 +335,7 @@ class OutputFormat:
         if isinstance(answer, str):
             content["error"] = answer
         elif self._labels:
-            content |= {"label": answer["label"], "probabilities": self._probabilities(answer)}
+            content |= answer | {"probabilities": self._probabilities(answer)}
         else:
             content |= answer
         line = json.dumps(content, ensure_ascii=False)

@@ -222,19 +222,23 @@ def why_no_better_than_chance(run: Run, results: dict, predictions: Predictions)
 
 
 def calibrate(folder: Path, predictions: Predictions, task: Task) -> None:
-    """Fit temperature and threshold to the best epoch's dev logits, into config.json."""
+    """Fit temperature and thresholds to the best epoch's dev logits, into config.json."""
     from finetuning.results import calibration  # scikit-learn comes with it
 
     label, logits = predictions
     config = read_config(folder)
-    found = calibration.fit_temperature(logits, label)
+    if task.multi_label:
+        found = calibration.fit_sets(logits, label, task.labels)
+        logits, label = metrics.as_two_classes(logits, label)
+    else:
+        found = calibration.fit_temperature(logits, label)
     vocabulary = read_bytes(folder / "vocab.txt").decode()
     calibrated = config_text({**config, "calibration": found}, vocabulary)
     write_text(folder / "config.json", calibrated)
     log.info(
-        f"\ncalibrated on the {len(label)} dev examples: temperature {found['temperature']:.3f}, "
-        f"expected calibration error {found['ece_before']:.4f} before, {found['ece_after']:.4f} "
-        "after"
+        f"\ncalibrated on the {len(predictions.label)} dev examples: temperature "
+        f"{found['temperature']:.3f}, expected calibration error {found['ece_before']:.4f} before, "
+        f"{found['ece_after']:.4f} after"
     )
     if reason := calibration.why_no_optimum(logits, label, found["temperature"]):
         log.warning(f"warning: this temperature is not an optimum: {reason}")
@@ -242,6 +246,12 @@ def calibrate(folder: Path, predictions: Predictions, task: Task) -> None:
         log.info(
             f"threshold {found['threshold']:.4f} for label {task.labels[1]!r}: F1 "
             f"{found['f1_before']:.4f} at 0.5, {found['f1_after']:.4f} with it"
+        )
+    if "thresholds" in found:
+        log.info(
+            f"thresholds of the {len(task.labels)} labels are in config.json: micro F1 "
+            f"{found['micro_f1_before']:.4f} at 0.5, {found['micro_f1_after']:.4f} with them; "
+            f"macro F1 {found['macro_f1_before']:.4f} and {found['macro_f1_after']:.4f}"
         )
 
 

@@ -33,8 +33,27 @@ class CrossEntropy(Loss):
         return losses
 
 
+class BinaryCrossEntropy(Loss):
+    """Cross-entropy of each label's sigmoid, the mean over the labels of an example.
+
+    It is put together from elementary operators, as :class:`CrossEntropy`.
+    """
+
+    def __init__(self):
+        super().__init__(weight=None, batch_axis=0)
+
+    def forward(self, logits: mx.nd.NDArray, label: mx.nd.NDArray) -> mx.nd.NDArray:
+        """Return the losses ``[examples]`` of logits ``[examples, labels]``; label: 0 or 1."""
+        size = logits.abs()
+        # log(1 + exp(x)) = max(x, 0) + log(1 + exp(-|x|)); the gradient of this max is 1/2 at 0.
+        positive = 0.5 * (logits + size) + (-size).exp().log1p()
+        return (positive - logits * label).mean(axis=-1)
+
+
 def loss_for(data: Dataset) -> Loss:
     """Return the loss of a task: squared error, or cross-entropy, weighted where asked for."""
+    if data.task.multi_label:
+        return BinaryCrossEntropy()
     if data.task.regression:
         return L2Loss(weight=2)  # Gluon's halves the squared error
     return CrossEntropy(data.class_weights)

@@ -1,4 +1,4 @@
-"""The weights of the labels in the loss."""
+"""The losses: their numbers, and the weights of the labels."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from helpers import FLAGS, write_sentences
 from mxnet import autograd
-from scipy.special import log_softmax, softmax
+from scipy.special import expit, log_softmax, softmax
 
-from finetuning.training.losses import CrossEntropy
+from finetuning.training.losses import BinaryCrossEntropy, CrossEntropy
 
 
 def test_class_weights_weigh_the_loss_of_their_labels():
@@ -54,3 +54,19 @@ def test_class_weights_move_what_is_learned(finetune_here, tmp_path):
         best = json.loads((out / "metrics.json").read_text())["best"]["per_class"]
         recalls.append((best["cat"]["recall"], best["dog"]["recall"]))
     assert recalls[0][0] == 1 and recalls[1][1] == 1
+
+
+def test_the_binary_cross_entropy_and_its_gradient_are_as_exact_as_float32():
+    random = np.random.default_rng(0)
+    logits = random.normal(0, 8, (512, 5)).astype(np.float32)
+    logits[:5] = [[0.0, -0.0, 90.0, -90.0, 3e4]] * 5
+    label = random.integers(0, 2, logits.shape).astype(np.uint8)
+    array = mx.nd.array(logits)
+    array.attach_grad()
+    with autograd.record():
+        losses = BinaryCrossEntropy()(array, mx.nd.array(label))
+    losses.backward()
+    logits = logits.astype(np.float64)
+    expected = (np.logaddexp(0, logits) - logits * label).mean(axis=1)
+    np.testing.assert_allclose(losses.asnumpy(), expected, rtol=3e-7, atol=1e-7)
+    np.testing.assert_allclose(array.grad.asnumpy(), (expit(logits) - label) / 5, atol=1e-7)
