@@ -66,8 +66,8 @@ def frozen_text(net: BERTClassifier) -> str:
     bert = net.bert
     names = ["the embeddings"]
     if bert.frozen_layers:
-        some = bert.frozen_layers < bert.config.num_layers
-        names.append(f"{bert.frozen_layers} of " * some + f"{bert.config.num_layers} layers")
+        some = f"{bert.frozen_layers} of {bert.config.num_layers} layers"
+        names.append(some if bert.frozen_layers < bert.config.num_layers else "all layers")
     if bert.frozen_pooler:
         names.append("the pooler")
     parameters = parameters_of(net).values()
