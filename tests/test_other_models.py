@@ -137,11 +137,13 @@ def test_a_killed_run_of_roberta_resumes_to_the_same_bytes(tiny_config, tmp_path
         argv += ["--output_dir", str(tmp_path / out)]
         return subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
-    undisturbed, killed = start("undisturbed"), start("killed")
+    undisturbed = start("undisturbed")
     undisturbed.communicate(timeout=120)
+    killed = start("killed")
     for line in killed.stdout:
         if "update 20" in line:
             killed.send_signal(signal.SIGKILL)
+            break
     assert killed.wait(120) == -signal.SIGKILL and undisturbed.returncode == 0
     resumed = start("killed")
     resumed.communicate(timeout=120)
