@@ -21,8 +21,9 @@ from bert.files import parse_json, replacing
 from bert.parameters import read_params, write_params
 from bert.schema import Shape, anything, check
 
-# Raised when the content of a checkpoint changes its meaning.
-_FORMAT = 2
+# Raised when the content of a checkpoint changes its meaning, or the training that it is of: since 3
+# the learning rate reaches 0 after the last update.
+_FORMAT, _BEFORE = 3, 2
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -77,6 +78,8 @@ def load_newest(
         try:
             arrays = read_params(path)
             text = arrays.pop(f"state {_FORMAT}", None)
+            if len(arrays) == 1:  # it is from before the training or after it
+                text = arrays.pop(f"state {_BEFORE}", text)
             if text is not None:
                 state = parse_json(bytes(text), path)
                 check(shape, state, path)

@@ -106,6 +106,15 @@ def test_the_newest_whole_checkpoint_counts_and_the_newest_are_kept(tmp_path):
     assert names == ["checkpoint-000020.params", "checkpoint-000030.params"]
 
 
+def test_of_the_version_before_only_a_checkpoint_within_the_training_is_refused(tmp_path):
+    path, state = tmp_path / "checkpoint-000001.params", np.frombuffer(b'{"a": 1}', np.uint8)
+    write_params(path, {"state 2": state})
+    assert checkpoint.load_newest(tmp_path, print) == ({"a": 1}, {})
+    write_params(path, {"state 2": state, "parameter:w": np.zeros(2, np.float32)})
+    with pytest.raises(UserError, match="another version"):
+        checkpoint.load_newest(tmp_path, print)
+
+
 def test_a_checkpoint_of_another_version_is_refused(tmp_path):
     write_params(tmp_path / "checkpoint-000001.params", {"state 0": np.zeros(2, np.uint8)})
     with pytest.raises(UserError, match=r"another version .*: continue .*--overwrite"):
