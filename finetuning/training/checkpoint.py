@@ -21,8 +21,8 @@ from bert.files import parse_json, replacing
 from bert.parameters import read_params, write_params
 from bert.schema import Shape, anything, check
 
-# Raised when the content of a checkpoint changes its meaning, or the training that it is of: since 3
-# the learning rate reaches 0 after the last update.
+# Raised when the content of a checkpoint changes its meaning, or the training that it is of: from 3
+# on the learning rate reaches 0 after the last update.
 _FORMAT, _BEFORE = 3, 2
 
 
