@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from mxnet import gluon
 
 import optimizer
-from bert import native
 
 SHAPES = {"dense.weight": (7, 5), "dense.bias": (7,), "norm.gamma": (5,), "norm.beta": (5,)}
 
@@ -23,13 +22,6 @@ def make_parameters(values) -> dict[str, gluon.Parameter]:
         parameter.set_data(mx.nd.array(value))
         parameters[name] = parameter
     return parameters
-
-
-def load_operators() -> None:
-    try:
-        native.load()
-    except native.NativeUnavailable as reason:
-        pytest.skip(str(reason))
 
 
 def random_values(seed, scale=1.0):
@@ -113,9 +105,9 @@ def test_a_gradient_that_is_not_finite_changes_nothing(name, bad):
 
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("name", ["bertadam", "adamw"])
-def test_an_update_that_changed_nothing_does_not_count(name, fused):
+def test_an_update_that_changed_nothing_does_not_count(name, fused, request):
     if fused:
-        load_operators()
+        request.getfixturevalue("fused_operators")
 
     def steps(skipped):
         parameters = make_parameters(random_values(0))
@@ -142,9 +134,9 @@ def test_an_update_that_changed_nothing_does_not_count(name, fused):
 
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("max_norm, moved", [(1.0, 1.0), (0.25, 0.25), (10.0, 2.0), (0.0, 2.0)])
-def test_gradients_are_scaled_down_to_the_largest_norm(fused, max_norm, moved):
+def test_gradients_are_scaled_down_to_the_largest_norm(fused, max_norm, moved, request):
     if fused:
-        load_operators()
+        request.getfixturevalue("fused_operators")
     parameters = make_parameters({"dense.weight": np.zeros((2, 2))})
     rule = optimizer.create("bertadam", 0.0, 1e-8)
     updater = optimizer.Updater(parameters, rule, max_norm=max_norm, fused=fused)

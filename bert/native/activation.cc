@@ -1,7 +1,8 @@
-// out = activation(x + bias), for the activations of BERT's family other than gelu.
+// out = activation(x + bias), for the activations of BERT's family.
 //
-// Inputs: x [rows, units], bias [units]. Attribute: kind, 0 to 2 in the order below.
-#include "common.h"
+// Inputs: x [rows, units], bias [units]. bert_bias_gelu is of gelu; bert_bias_activation has an
+// attribute, kind: 0 to 2 for the others in the order below.
+#include "gelu.h"
 
 namespace bert {
 namespace {
@@ -11,6 +12,19 @@ inline float sigmoid(float z) {
   const float e = exponential(-std::fabs(z));
   return (z < 0 ? e : 1.0f) / (1.0f + e);
 }
+
+// gelu'(z) = Φ(z) + z φ(z)
+struct Gelu {
+  static float value(float z) {
+    float bell;
+    return z * normal_cdf(z, &bell);
+  }
+  static float derivative(float z) {
+    float bell;
+    const float cdf = normal_cdf(z, &bell);
+    return cdf + z * bell * 0.398942280f;
+  }
+};
 
 struct Relu {
   static float value(float z) { return z < 0 ? 0 : z; }  // of nan, nan
@@ -36,7 +50,7 @@ struct GeluNew {
 };
 
 template <typename Activation>
-void apply(Tensors* inputs, Tensors* outputs) {
+MXReturnValue apply(Tensors* inputs, Tensors* outputs) {
   const int64_t rows = (*inputs)[0].shape[0];
   const int units = (*inputs)[0].shape[1];
   const float *x = data(inputs, 0), *bias = data(inputs, 1);
@@ -48,10 +62,11 @@ void apply(Tensors* inputs, Tensors* outputs) {
 #pragma omp simd
     for (int c = 0; c < units; ++c) y[c] = Activation::value(in[c] + bias[c]);
   }
+  return mxnet::ext::MX_SUCCESS;
 }
 
 template <typename Activation>
-void differentiate(Tensors* inputs, Tensors* outputs) {
+MXReturnValue differentiate(Tensors* inputs, Tensors* outputs) {
   const int64_t rows = (*inputs)[1].shape[0];
   const int units = (*inputs)[1].shape[1];
   const float *dy = data(inputs, 0), *x = data(inputs, 1), *bias = data(inputs, 2);
@@ -73,26 +88,38 @@ void differentiate(Tensors* inputs, Tensors* outputs) {
     }
   }
   dbias.store(data(outputs, 1));
+  return mxnet::ext::MX_SUCCESS;
+}
+
+MXReturnValue gelu(const Attributes&, Tensors* inputs, Tensors* outputs, const OpResource&) {
+  return apply<Gelu>(inputs, outputs);
+}
+
+MXReturnValue gelu_backward(const Attributes&, Tensors* inputs, Tensors* outputs,
+                            const OpResource&) {
+  return differentiate<Gelu>(inputs, outputs);
 }
 
 MXReturnValue forward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
                       const OpResource&) {
   const int kind = integer(attributes, "kind");
-  (kind == 0 ? apply<Relu> : kind == 1 ? apply<Silu> : apply<GeluNew>)(inputs, outputs);
-  return mxnet::ext::MX_SUCCESS;
+  return (kind == 0 ? apply<Relu> : kind == 1 ? apply<Silu> : apply<GeluNew>)(inputs, outputs);
 }
 
 MXReturnValue backward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
                        const OpResource&) {
   const int kind = integer(attributes, "kind");
-  (kind == 0 ? differentiate<Relu> : kind == 1 ? differentiate<Silu> : differentiate<GeluNew>)(
-      inputs, outputs);
-  return mxnet::ext::MX_SUCCESS;
+  return (kind == 0   ? differentiate<Relu>
+          : kind == 1 ? differentiate<Silu>
+                      : differentiate<GeluNew>)(inputs, outputs);
 }
 
+constexpr char kGelu[] = "bert_bias_gelu", kActivation[] = "bert_bias_activation";
+
+template <const char* kName>
 MXReturnValue infer_shape(const Attributes&, Shapes* in, Shapes* out) {
   const std::string wrong = wrong_dimensions(*in, {2, 1});
-  if (!wrong.empty()) return refuse("bert_bias_activation", wrong);
+  if (!wrong.empty()) return refuse(kName, wrong);
   (*in)[1] = {(*in)[0][1]};
   (*out)[0] = (*in)[0];
   return mxnet::ext::MX_SUCCESS;
@@ -100,11 +127,18 @@ MXReturnValue infer_shape(const Attributes&, Shapes* in, Shapes* out) {
 
 }  // namespace
 
+REGISTER_OP(bert_bias_gelu)
+    .setForward(gelu, "cpu")
+    .setBackward(gelu_backward, "cpu")
+    .setParseAttrs(one_output<2>)
+    .setInferType(infer_type<>)
+    .setInferShape(infer_shape<kGelu>);
+
 REGISTER_OP(bert_bias_activation)
     .setForward(forward, "cpu")
     .setBackward(backward, "cpu")
     .setParseAttrs(one_output<2>)
     .setInferType(infer_type<>)
-    .setInferShape(infer_shape);
+    .setInferShape(infer_shape<kActivation>);
 
 }  // namespace bert

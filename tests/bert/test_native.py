@@ -22,13 +22,7 @@ from finetuning.training.inputs import network_inputs
 
 EPS = 1e-12
 
-
-@pytest.fixture(scope="module", autouse=True)
-def operators():
-    try:
-        native.load()
-    except native.NativeUnavailable as reason:
-        pytest.skip(str(reason))
+pytestmark = pytest.mark.usefixtures("fused_operators")
 
 
 # ---- dropout: the hash of common.h, in NumPy ----
