@@ -67,11 +67,11 @@ def chance_loss(label: np.ndarray, regression: bool) -> float:
     if regression:
         return float(np.var(label.astype(np.float64)))
     share = np.unique(label, return_counts=True)[1] / len(label)
-    return float(-(share * np.log(share)).sum())
+    return float(entr(share).sum())
 
 
 def no_better_than_chance(logits: np.ndarray, label: np.ndarray, regression: bool) -> bool:
-    """Return whether predictions are as good as unrelated to the labels.
+    """Return whether predictions show no relation to the labels.
 
     Their correlation (Matthews', of a regression Pearson's) is then less than 2.5 standard errors
     of that of unrelated ones, 1 / sqrt(examples); of fewer than 25 examples it is less than 0.5.

@@ -15,7 +15,7 @@ from finetuning.console import log
 from finetuning.training.kept import compute, keeps_outputs, kept_bytes, network_behind
 from finetuning.training.losses import loss_for
 from finetuning.training.run import Run
-from finetuning.training.trainer import Trainer
+from finetuning.training.trainer import Trainer, count_updates
 
 # How many updates behind a frozen part are timed: one takes a few milliseconds.
 _QUICK_UPDATES = 20
@@ -34,10 +34,10 @@ def try_longest_batch(run: Run) -> None:
     before = trainer.seconds
     list(trainer.updates_until(updates))
     seconds = (trainer.seconds - before) / (updates - 1)
-    total = Trainer(net, train, loss_for(run.data), run.workers, options)
-    epochs = total.total_updates / total.updates_per_epoch
+    total_updates, updates_per_epoch = count_updates(len(train), options)
+    epochs = total_updates / updates_per_epoch
     if longest.kept and not len(longest.kept.network.cells):
-        share = total.total_updates * options.accumulate  # the head's time is not the tokens'
+        share = total_updates * options.accumulate  # the head's time is not the tokens'
     else:
         share = epochs * train.lengths.sum() / longest.lengths.sum()
     log.info(

@@ -212,7 +212,7 @@ def why_no_better_than_chance(run: Run, results: dict, predictions: Predictions)
     chance = metrics.chance_loss(run.train.label, regression)
     advice = (
         f"its loss fell from {chance:.3f} (chance) to {lowest:.3f} on the training data, so it has "
-        "learned them by heart: check that the labels belong to the texts, or train on more data"
+        "memorised them: check that the labels belong to the texts, or train on more data"
         if lowest < 0.9 * chance
         else "it did not learn the training data either: try a lower --lr than "
         f"{run.options.lr:g} or a longer --warmup_ratio, more --epochs, or another --seed, and "

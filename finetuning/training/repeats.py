@@ -136,8 +136,7 @@ def train_grid(run: Run, train: Train) -> None:
             log.info(f"\n{' '.join(given)}: {number} of {len(combinations)}")
             one = not options.seeds
             cells[name] = [train(cell)["best"]["dev"]] if one else train_seeds(cell, train)
-        means = {**summary_of(cells[name])["mean"]}
-        rows.append([*map(str, values), *means.values()])
+        rows.append([*map(str, values), *summary_of(cells[name])["mean"].values()])
     console.start_logging(run.folder / "train.log")
     found = {name: {"scores": scores, **summary_of(scores)} for name, scores in cells.items()}
     order = sorted(found, key=lambda name: rank(found[name]["mean"], metric), reverse=True)

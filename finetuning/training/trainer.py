@@ -115,9 +115,7 @@ class Trainer:
             )
             for ctx in workers.ctx
         ]
-        batches = math.ceil(len(examples) / options.batch_size)
-        self.updates_per_epoch = math.ceil(batches / options.accumulate)
-        self.total_updates = options.training_steps or options.epochs * self.updates_per_epoch
+        self.total_updates, self.updates_per_epoch = count_updates(len(examples), options)
         self.updates = 0
         self.seconds = 0.0
         self.samples = 0
@@ -350,6 +348,13 @@ class Trainer:
             parameter.set_data(mx.nd.array(parameters[name]))
         for updater in self._updaters:
             updater.set_state_arrays(optimizer_state)
+
+
+def count_updates(examples: int, options: Options) -> tuple[int, int]:
+    """Return how many updates a training on so many examples makes, and how many an epoch."""
+    batches = math.ceil(examples / options.batch_size)
+    per_epoch = math.ceil(batches / options.accumulate)
+    return options.training_steps or options.epochs * per_epoch, per_epoch
 
 
 def seed_of(*numbers: int) -> int:

@@ -132,7 +132,7 @@ CHANCE = "this model is no better than chance; "
         (
             True,
             ("--lr", "2e-3", "--epochs", "40", "--dropout", "0"),
-            "has learned them by heart: check that the",
+            "has memorised them: check that the",
         ),
         (False, ("--lr", "1e-9", "--epochs", "1"), "did not learn the training data either: try"),
         (False, ("--lr", "0.5", "--epochs", "2"), "did not learn the training data either: try"),
