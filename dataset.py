@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from bert.frozen import Kept
     from bert.inference import Inference
 
-# Training batches are cut from pieces of this many batches, each sorted by length: large enough
-# that a batch has hardly any padding, small enough that epochs differ. transformers' value.
-_BATCHES_PER_SORTED_PIECE = 50
 # The file with a run's dev examples, on which every export of its model is checked.
 DEV_EXAMPLES = "dev_examples.params"
 # A padded length is a multiple of this, so that few distinct shapes have to be allocated.
@@ -203,15 +200,15 @@ def rows_of(examples: Examples | TokenizedExamples) -> np.ndarray:
 def length_statistics(
     examples: TokenizedExamples, batch_size: int | None = None, seed: int = 0
 ) -> dict[str, Any]:
-    """Count examples by length, and with ``batch_size`` the padding of three ways to batch them.
+    """Count examples by length, and with ``batch_size`` the padding that batches would have.
 
     Returns
     -------
     dict
         ``examples``, ``tokens``, ``truncated``: counts; ``lengths``: {tokens: examples}, in steps
         of 8, by each step's upper end; ``padding``: the share of padding if each example were
-        padded to ``max_len``, to the longest of a random batch, and to the longest of the batches
-        of :func:`training_batches` in the first epoch (the fused operators need no padding).
+        padded to ``max_len``, or to the longest of its batch in the first epoch (the fused
+        operators need no padding).
     """
     lengths = examples.lengths
     upper, counts = np.unique(_padded(lengths), return_counts=True)
@@ -223,13 +220,10 @@ def length_statistics(
         "lengths": dict(zip(map(str, upper.tolist()), counts.tolist(), strict=True)),
     }
     if batch_size:
-        order = np.random.default_rng(seed).permutation(len(examples))
-        shuffled = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-        alike = training_batches(lengths, batch_size, seed, epoch=1)
+        batches = training_batches(len(examples), batch_size, seed, epoch=1)
         rows = {
             f"all ({examples.max_len})": len(examples) * examples.max_len,
-            "random batches": sum(len(part) * int(lengths[part].max()) for part in shuffled),
-            "batches of similar length": sum(len(p) * int(lengths[p].max()) for p in alike),
+            "random batches": sum(len(part) * int(lengths[part].max()) for part in batches),
         }
         statistics["padding"] = {name: 1 - tokens / count for name, count in rows.items()}
     return statistics
@@ -240,35 +234,21 @@ def _padded(length):
     return (length + _LENGTH_MULTIPLE - 1) // _LENGTH_MULTIPLE * _LENGTH_MULTIPLE
 
 
-def training_batches(
-    lengths: np.ndarray, batch_size: int, seed: int, epoch: int
-) -> list[np.ndarray]:
-    """Divide a shuffled epoch into batches of examples of similar length.
+def training_batches(examples: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """Divide a shuffled epoch into batches.
 
-    Seed and epoch alone decide the order, so a resumed run can continue in mid-epoch.
-
-    Parameters
-    ----------
-    lengths : int array ``[examples]``
-    batch_size, seed, epoch : int
+    Seed and epoch alone decide the order, so a resumed run can continue in mid-epoch. Batches of
+    similar length would need less padding, which only the stock operators have, but examples that
+    share a length often share more: the label, even.
 
     Returns
     -------
     list of int arrays
-        The indices of each batch's examples. Every example is in one batch. At most one batch,
-        anywhere in the epoch, has fewer than ``batch_size``.
+        The indices of each batch's examples: every example once. Only the last batch may have fewer
+        than ``batch_size``.
     """
-    random = np.random.default_rng([seed, epoch])
-    order = random.permutation(len(lengths))
-    # At least four pieces, so that few examples are also shuffled, not only sorted.
-    batches_per_piece = max(1, min(_BATCHES_PER_SORTED_PIECE, len(lengths) // (4 * batch_size)))
-    piece = batch_size * batches_per_piece
-    batches = []
-    for start in range(0, len(order), piece):
-        indices = order[start : start + piece]
-        indices = indices[np.argsort(lengths[indices], kind="stable")]
-        batches += [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
-    return [batches[i] for i in random.permutation(len(batches))]
+    order = np.random.default_rng([seed, epoch]).permutation(examples)
+    return [order[i : i + batch_size] for i in range(0, examples, batch_size)]
 
 
 def evaluation_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:

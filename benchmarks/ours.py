@@ -61,7 +61,7 @@ def main() -> None:
         return
     one_epoch = replace(options, epochs=1)
     trainer = Trainer(net, tokenized, loss_for(Dataset(task, tokenized, {})), workers, one_epoch)
-    epoch = dataset.training_batches(lengths, workload.BATCH_SIZE, workload.SEED, 1)
+    epoch = dataset.training_batches(len(tokenized), workload.BATCH_SIZE, workload.SEED, 1)
     timed = workload.typical_batches(epoch, lengths, args.batches)
     for _ in trainer.updates_until(1):
         watch.step_done()

@@ -265,8 +265,8 @@ def test_a_checkpoint_is_resumed_or_refused_in_one_sentence(folder, runner, coun
         path = checkpoint_in(run)
         arrays = read_params(path)
         if data.draw(st.booleans()):
-            state = data.draw(mutated(json.loads(bytes(arrays["state 3"]))))
-            arrays["state 3"] = np.frombuffer(text_of(state).encode(), np.uint8)
+            state = data.draw(mutated(json.loads(bytes(arrays["state 4"]))))
+            arrays["state 4"] = np.frombuffer(text_of(state).encode(), np.uint8)
         else:
             name = data.draw(st.sampled_from(sorted(arrays)))
             array = arrays.pop(name)
@@ -304,7 +304,7 @@ def test_a_state_that_is_not_a_runs_is_passed_over(folder, runner):
         run = fresh(folder, "stopped")
         path = checkpoint_in(run)
         arrays = read_params(path)
-        arrays["state 3"] = np.frombuffer(text.encode(), np.uint8)
+        arrays["state 4"] = np.frombuffer(text.encode(), np.uint8)
         write_params(path, arrays)
         result = resumed(folder, runner, run)
         assert result["code"] == 0 and "it is passed over" in result["out"]

@@ -50,7 +50,7 @@ def write_topics(path, count, seed):
 def trained(tiny_bert, tmp_path_factory):
     """A folder with the files a.csv and b.csv, and a run that was trained on them."""
     folder = tmp_path_factory.mktemp("topics")
-    train, dev = write_topics(folder / "a.csv", 240, 0), write_topics(folder / "b.csv", 60, 1)
+    train, dev = write_topics(folder / "a.csv", 480, 0), write_topics(folder / "b.csv", 60, 1)
     files = ("--train_file", train, "--dev_file", dev, "--test_file", dev)
     flags = (*SMALL, *files, "--epochs", "12", "--calibrate", "--max_len", "32")
     model = ("--pretrained_bert_parameters", tiny_bert, "--output_dir", folder / "out")

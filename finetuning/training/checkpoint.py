@@ -22,8 +22,8 @@ from bert.parameters import read_params, write_params
 from bert.schema import Shape, anything, check
 
 # Raised when the content of a checkpoint changes its meaning, or the training that it is of: from 3
-# on the learning rate reaches 0 after the last update.
-_FORMAT, _BEFORE = 3, 2
+# on the learning rate reaches 0 after the last update, from 4 on batches are not sorted by length.
+_FORMAT, _BEFORE = 4, (2, 3)
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -79,7 +79,8 @@ def load_newest(
             arrays = read_params(path)
             text = arrays.pop(f"state {_FORMAT}", None)
             if len(arrays) == 1:  # it is from before the training or after it
-                text = arrays.pop(f"state {_BEFORE}", text)
+                for before in _BEFORE:
+                    text = arrays.pop(f"state {before}", text)
             if text is not None:
                 state = parse_json(bytes(text), path)
                 check(shape, state, path)

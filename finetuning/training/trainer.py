@@ -244,10 +244,7 @@ class Trainer:
         while self.updates < stop:
             epoch, done = divmod(self.updates, self.updates_per_epoch)
             all_of_update = training_batches(
-                self._examples.lengths,
-                size * self._options.accumulate,
-                self._options.seed,
-                epoch + 1,
+                len(self._examples), size * self._options.accumulate, self._options.seed, epoch + 1
             )
             for indices in all_of_update[done:]:
                 self.updates += 1

@@ -62,8 +62,7 @@ class Workers:
     def shares(self, indices: np.ndarray) -> list[np.ndarray]:
         """Return each device's share of a batch, for the devices of this process; one may be empty.
 
-        Every example is in one share of one rank. Batches are sorted by length, so taking
-        every n-th example gives shares of about equally many tokens.
+        Every example is in one share of one rank.
         """
         return [indices[self.number(i) :: self.count] for i in range(len(self.ctx))]
 

@@ -29,7 +29,7 @@ def data(tmp_path_factory) -> Path:
 
 
 def training(tiny_bert, data, out, *flags) -> list:
-    """Return the flags of a run with dropout, length-grouped batches and accumulation."""
+    """Return the flags of a run with dropout, shuffled batches and accumulation."""
     return [
         *("--pretrained_bert_parameters", tiny_bert),
         *("--data_dir", data, "--output_dir", out, "--max_len", "32", "--num_threads", "1"),
@@ -245,9 +245,9 @@ def test_a_flag_that_is_newer_than_the_run_had_its_default(
     assert resume(runner, tiny_bert, data, out, fail_sync=25)["code"] == 1
     path = max(out.glob("checkpoint-*"))
     arrays = read_params(path)
-    state = json.loads(bytes(arrays["state 3"]))
+    state = json.loads(bytes(arrays["state 4"]))
     del state["identity"]["arguments"]["max_grad_norm"], state["results"]["arguments"]
-    arrays["state 3"] = np.frombuffer(json.dumps(state).encode(), np.uint8)
+    arrays["state 4"] = np.frombuffer(json.dumps(state).encode(), np.uint8)
     write_params(path, arrays)
     run = resume(runner, tiny_bert, data, out, "--max_grad_norm", "2")
     assert run["code"] == 2 and "--max_grad_norm was 1.0, now 2.0" in run["err"]

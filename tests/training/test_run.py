@@ -100,7 +100,6 @@ def test_the_dev_examples_are_kept_as_the_model_saw_them(finished):
     padding = results["data"]["train"]["padding"]
     train = 70 * 32
     assert padding["all (32)"] == pytest.approx(1 - results["data"]["train"]["tokens"] / train)
-    assert 0 < padding["batches of similar length"] <= padding["all (32)"]
     assert 0 < padding["random batches"] <= padding["all (32)"]
 
 
