@@ -5,10 +5,12 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bert.run_config import HEAD
 from bert.tokenizer import BERTTokenizer
 
 if TYPE_CHECKING:
@@ -92,23 +94,29 @@ _TYPES = {
     "truncated": (np.uint8,),
     "max_len": (np.int32,),
 }
+_OPTIONAL = {"windows": (np.int64,)}
 
 
 @dataclass
 class TokenizedExamples:
     """Examples as token ids, concatenated in one array without padding.
 
-    Example i has ``input_ids[offsets[i] : offsets[i + 1]]``, of which the first
-    ``first_segment[i]`` are of token type 0.
+    An example is one window of tokens, or several where it is too long and is not cut. Window w has
+    ``input_ids[offsets[w] : offsets[w + 1]]``, of which the first ``first_segment[w]`` are of token
+    type 0. Batches consist of windows.
     """
 
     input_ids: np.ndarray  # [all tokens] int32
-    offsets: np.ndarray  # [examples + 1] int64
-    first_segment: np.ndarray  # [examples] int32
+    offsets: np.ndarray  # [windows + 1] int64
+    first_segment: np.ndarray  # [windows] int32
     label: np.ndarray  # [examples] int32; [examples, labels] uint8; float32 for regression
-    max_len: int  # no example has more tokens
-    truncated: np.ndarray  # [examples] bool: cut to max_len
+    max_len: int  # no window has more tokens
+    truncated: np.ndarray  # [examples] bool: some tokens are in no window
     origin: np.ndarray | None = None  # [examples] ORIGIN; None: unknown; not saved
+    # [examples + 1] int64: example i has windows[i] to windows[i + 1]; None: each has one
+    windows: np.ndarray | None = None
+    # [examples, 2] int64: tokens in a window, tokens in all; None: unknown; not saved
+    seen: np.ndarray | None = None
     kept: Kept | None = field(
         default=None, init=False
     )  # what a frozen part gives for them; not saved
@@ -118,16 +126,36 @@ class TokenizedExamples:
 
     @property
     def lengths(self) -> np.ndarray:
+        """The tokens of each window: int64 ``[windows]``."""
         return np.diff(self.offsets)
+
+    @cached_property
+    def apart(self) -> TokenizedExamples:
+        """The windows as examples of their own, each with its example's label: to train on."""
+        if self.windows is None:
+            return self
+        example = np.repeat(np.arange(len(self)), np.diff(self.windows))
+        return TokenizedExamples(
+            self.input_ids,
+            self.offsets,
+            self.first_segment,
+            self.label[example],
+            self.max_len,
+            self.truncated[example],
+            None if self.origin is None else self.origin[example],
+        )
 
     def arrays(self) -> tuple[np.ndarray, ...]:
         """Return the arrays that decide what a training learns."""
-        return self.input_ids, self.offsets, self.first_segment, self.label
+        found = self.input_ids, self.offsets, self.first_segment, self.label
+        return found if self.windows is None else (*found, self.windows)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return the arrays by name, for a file; :meth:`from_arrays` is the inverse."""
         arrays = {name: getattr(self, name) for name in _ARRAYS}
         arrays["truncated"] = self.truncated.view(np.uint8)
+        if self.windows is not None:
+            arrays["windows"] = self.windows
         return {**arrays, "max_len": np.array([self.max_len], np.int32)}
 
     @classmethod
@@ -139,19 +167,26 @@ class TokenizedExamples:
         ValueError
             An array is missing or unknown, or they do not fit together.
         """
-        if arrays.keys() != _TYPES.keys():
+        types = _TYPES | _OPTIONAL
+        if not _TYPES.keys() <= arrays.keys() <= types.keys():
             raise ValueError("arrays are missing or unknown")
         for name, found in arrays.items():
             dimensions = 2 if name == "label" and found.dtype == np.uint8 else 1
-            if found.dtype not in _TYPES[name] or found.ndim != dimensions:
+            if found.dtype not in types[name] or found.ndim != dimensions:
                 raise ValueError(f"{name} has the wrong type or shape")
         if len(arrays["max_len"]) != 1:
             raise ValueError("max_len is not one number")
         max_len = int(arrays["max_len"][0])
-        examples = cls(max_len=max_len, **{name: arrays[name] for name in _ARRAYS})
+        windows = arrays.get("windows")
+        examples = cls(max_len=max_len, windows=windows, **{x: arrays[x] for x in _ARRAYS})
         lengths, first = examples.lengths, examples.first_segment
-        if not len(lengths) == len(examples) == len(first) == len(examples.truncated) > 0:
+        bounds = np.arange(len(examples) + 1) if windows is None else windows
+        if not len(bounds) - 1 == len(examples) == len(examples.truncated) > 0:
             raise ValueError("the arrays do not fit together")
+        if not len(lengths) == len(first) == bounds[-1] or bounds[0] != 0:
+            raise ValueError("the arrays do not fit together")
+        if not (bounds[1:] > bounds[:-1]).all():
+            raise ValueError("an example has no window")
         if examples.offsets[0] != 0 or examples.offsets[-1] != len(examples.input_ids):
             raise ValueError("the offsets do not fit the tokens")
         if lengths.min() < 1 or lengths.max() > max_len:
@@ -163,32 +198,57 @@ class TokenizedExamples:
         return examples
 
     def tokens_of(self, indices: np.ndarray) -> np.ndarray:
-        """Return where in ``input_ids`` the tokens of these examples are: int64 ``[T]``."""
-        starts = self.offsets[indices]
-        lengths = self.offsets[indices + 1] - starts
-        before = np.cumsum(lengths) - lengths
-        return np.repeat(starts - before, lengths) + np.arange(lengths.sum())
+        """Return where in ``input_ids`` the tokens of these windows are: int64 ``[T]``."""
+        return _members(self.offsets, indices)
 
     def take(self, indices: np.ndarray) -> TokenizedExamples:
         """Return the examples with these indices, in their order."""
-        offsets = np.zeros(len(indices) + 1, np.int64)
-        np.cumsum(self.lengths[indices], out=offsets[1:])
+        chosen, windows = indices, None
+        if self.windows is not None:
+            chosen = _members(self.windows, indices)
+            windows = _bounds(np.diff(self.windows)[indices])
         return TokenizedExamples(
-            self.input_ids[self.tokens_of(indices)],
-            offsets,
-            self.first_segment[indices],
+            self.input_ids[self.tokens_of(chosen)],
+            _bounds(self.lengths[chosen]),
+            self.first_segment[chosen],
             self.label[indices],
             self.max_len,
             self.truncated[indices],
             None if self.origin is None else self.origin[indices],
+            windows,
+            None if self.seen is None else self.seen[indices],
         )
 
 
-def tokenize(examples: Examples, tokenizer: BERTTokenizer, max_len: int) -> TokenizedExamples:
-    """Turn examples into token ids of at most ``max_len`` tokens each."""
-    encoded = tokenizer.encode(examples.text_a, examples.text_b, max_len)
+def _bounds(sizes: np.ndarray) -> np.ndarray:
+    """Return where groups of these sizes begin and end, one after the other: int64 [groups + 1]."""
+    return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+
+
+def _members(bounds: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Return the members of groups, one after the other, of which g has bounds[g : g + 1]."""
+    starts = bounds[groups]
+    sizes = bounds[groups + 1] - starts
+    before = np.cumsum(sizes) - sizes
+    return np.repeat(starts - before, sizes) + np.arange(sizes.sum())
+
+
+def tokenize(
+    examples: Examples, tokenizer: BERTTokenizer, max_len: int, long_text: str = HEAD
+) -> TokenizedExamples:
+    """Turn examples into token ids, in windows of at most ``max_len`` tokens.
+
+    ``long_text``: what becomes of a longer example, see :func:`bert.encoding.cut`.
+    """
+    encoded = tokenizer.encode(examples.text_a, examples.text_b, max_len, long_text)
     return TokenizedExamples(
-        *encoded[:3], examples.label, max_len, encoded.truncated, examples.origin
+        *encoded[:3],
+        examples.label,
+        max_len,
+        encoded.truncated,
+        examples.origin,
+        encoded.windows,
+        encoded.seen,
     )
 
 
@@ -205,8 +265,8 @@ def length_statistics(
     Returns
     -------
     dict
-        ``examples``, ``tokens``, ``truncated``: counts; ``lengths``: {tokens: examples}, in steps
-        of 8, by each step's upper end; ``padding``: the share of padding if each example were
+        ``examples``, ``tokens``, ``truncated``: counts; ``lengths``: {tokens: windows}, in steps
+        of 8, by each step's upper end; ``padding``: the share of padding if each window were
         padded to ``max_len``, or to the longest of its batch in the first epoch (the fused
         operators need no padding).
     """
@@ -220,9 +280,9 @@ def length_statistics(
         "lengths": dict(zip(map(str, upper.tolist()), counts.tolist(), strict=True)),
     }
     if batch_size:
-        batches = training_batches(len(examples), batch_size, seed, epoch=1)
+        batches = training_batches(len(lengths), batch_size, seed, epoch=1)
         rows = {
-            f"all ({examples.max_len})": len(examples) * examples.max_len,
+            f"all ({examples.max_len})": len(lengths) * examples.max_len,
             "random batches": sum(len(part) * int(lengths[part].max()) for part in batches),
         }
         statistics["padding"] = {name: 1 - tokens / count for name, count in rows.items()}
@@ -252,7 +312,7 @@ def training_batches(examples: int, batch_size: int, seed: int, epoch: int) -> l
 
 
 def evaluation_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Divide examples into batches by descending length: the first needs the most memory."""
+    """Divide windows into batches by descending length: the first needs the most memory."""
     order = np.argsort(-lengths, kind="stable")
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
@@ -260,11 +320,11 @@ def evaluation_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]
 def padded_batch(
     examples: TokenizedExamples, indices: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pad B examples to their longest, rounded up to a multiple of 8: L tokens.
+    """Pad B windows to their longest, rounded up to a multiple of 8: L tokens.
 
     Returns
     -------
-    input_ids : int32 array ``[B, L]``, with 0 ([PAD]) after each example's end
+    input_ids : int32 array ``[B, L]``, with 0 ([PAD]) after each window's end
     token_types : int32 array ``[B, L]``
     valid_length : int32 array ``[B]``
     """
@@ -283,13 +343,13 @@ def padded_batch(
 def packed_batch(
     examples: TokenizedExamples, indices: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Concatenate B examples, of T tokens in total, without padding.
+    """Concatenate B windows, of T tokens in total, without padding.
 
     Returns
     -------
     input_ids : int32 array ``[T]``
     token_types : int32 array ``[T]``
-    offsets : int32 array ``[B + 1]``: example b has the rows ``offsets[b]`` to ``offsets[b + 1]``
+    offsets : int32 array ``[B + 1]``: window b has the rows ``offsets[b]`` to ``offsets[b + 1]``
     """
     lengths = examples.offsets[indices + 1] - examples.offsets[indices]
     offsets = np.zeros(len(indices) + 1, np.int32)
@@ -301,6 +361,6 @@ def packed_batch(
 
 
 def logits_by(inference: Inference, examples: TokenizedExamples, indices: np.ndarray) -> np.ndarray:
-    """Return the logits ``[B, outputs]`` float32 of B examples."""
+    """Return the logits ``[B, outputs]`` float32 of B windows."""
     input_ids, token_types, offsets = packed_batch(examples, indices)
     return inference(input_ids, token_types, np.diff(offsets))

@@ -63,7 +63,7 @@ def main() -> None:
 
     tokenizer = BERTTokenizer(args.model / "vocab.txt")
     text_a, text_b, labels = zip(*pairs, strict=True)
-    all_ids, offsets, first_segment, _ = tokenizer.encode(text_a, text_b, workload.MAX_LEN)
+    all_ids, offsets, first_segment, *_ = tokenizer.encode(text_a, text_b, workload.MAX_LEN)
     input_ids = np.split(all_ids, offsets[1:-1])
     lengths = [len(ids) for ids in input_ids]
     sampler = FixedBucketSampler(

@@ -12,13 +12,14 @@ import numpy as np
 
 from bert import native, runtime
 from bert.config import BERTConfig
+from bert.encoding import EncodedTexts
 from bert.errors import RunError, UserError
 from bert.huggingface import config_from_huggingface
 from bert.inference import Inference, classifier_shapes
 from bert.parameters import check_parameters, read_params, set_parameters
-from bert.prediction import Answer, answers
-from bert.run_config import read_config
-from bert.tokenizer import BERTTokenizer, EncodedTexts, check_vocabulary, read_tokenizer
+from bert.prediction import Answer, answers, averaged
+from bert.run_config import HEAD, read_config
+from bert.tokenizer import BERTTokenizer, check_vocabulary, read_tokenizer
 
 if TYPE_CHECKING:  # predict.py loads no MXNet where it needs none
     import mxnet as mx
@@ -27,7 +28,7 @@ if TYPE_CHECKING:  # predict.py loads no MXNet where it needs none
 
 
 log = logging.getLogger("bert")
-_BATCH = 32  # texts that are computed together
+_BATCH = 32  # texts, or windows of long texts, that are computed together
 # Of input_ids [T], token_types [T] and valid_length [B]: the logits [B, labels].
 _Compute = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
@@ -91,17 +92,19 @@ class Classifier:
             The network's outputs are not finite.
         """
         self._check(texts, texts_b)
-        encoded = self.tokenizer.encode(texts, texts_b, self.config["max_len"])
+        config = self.config
+        how = config.get("long_text", HEAD)
+        encoded = self.tokenizer.encode(texts, texts_b, config["max_len"], how)
         compute = self._compute() if len(texts) else None
         batches = [
             compute(*_packed(encoded, first, first + _BATCH))
-            for first in range(0, len(texts), _BATCH)
+            for first in range(0, len(encoded.first_segment), _BATCH)
             if compute
         ]
-        logits = np.concatenate([np.empty((0, len(self.config["id2label"]))), *batches])
+        logits = np.concatenate([np.empty((0, len(config["id2label"])), np.float32), *batches])
         if not np.isfinite(logits).all():
             raise RunError("the network's outputs are not finite")
-        return answers(logits, self.config)
+        return answers(averaged(logits, encoded.windows), config)
 
     def _check(self, texts: Sequence[str], texts_b: Sequence[str] | None) -> None:
         if isinstance(texts, str) or isinstance(texts_b, str):
@@ -278,7 +281,7 @@ def build_classifier(
 def _packed(
     encoded: EncodedTexts, first: int, end: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return input_ids, token_types ``[T]`` and valid_length ``[B]`` of texts, without padding."""
+    """Return input_ids, token_types ``[T]`` and valid_length ``[B]`` of windows, unpadded."""
     offsets = encoded.offsets[first : end + 1]
     lengths = np.diff(offsets)
     position = np.arange(offsets[0], offsets[-1]) - np.repeat(offsets[:-1], lengths)

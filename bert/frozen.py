@@ -50,7 +50,7 @@ class Kept(NamedTuple):
     """What a frozen part has computed of examples, and the network that starts behind it."""
 
     network: BehindFrozen
-    rows: np.ndarray  # [all tokens, units] float32; [examples, units] where all layers are frozen
+    rows: np.ndarray  # [all tokens, units] float32; [windows, units] where all layers are frozen
 
 
 def frozen_output(

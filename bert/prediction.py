@@ -10,6 +10,23 @@ import numpy as np
 Answer = dict[str, Any]
 
 
+def averaged(logits: np.ndarray, windows: np.ndarray | None) -> np.ndarray:
+    """Return the logits ``[examples, outputs]`` float32 of examples of several windows: the means.
+
+    Logits and not probabilities, so that the windows that are sure count most.
+
+    Parameters
+    ----------
+    logits : float32 array ``[windows, outputs]``
+    windows : int64 array ``[examples + 1]``, optional
+        Example i has the windows ``windows[i]`` to ``windows[i + 1]``; None: each has one.
+    """
+    if windows is None:
+        return logits
+    sums = np.add.reduceat(logits, windows[:-1], axis=0, dtype=np.float64)
+    return (sums / np.diff(windows)[:, None]).astype(np.float32)
+
+
 def answers(logits: np.ndarray, config: dict) -> list[Answer]:
     """Return what a fine-tuned model predicts.
 

@@ -9,6 +9,8 @@ from bert import schema
 from bert.errors import UserError
 from bert.files import json_text, parse_json, read_bytes, read_json
 
+# What a model sees of a text that is too long for it: see :func:`bert.encoding.cut`.
+LONG_TEXT = HEAD, HEAD_TAIL, WINDOWS = ("head", "head_tail", "windows")
 _NO_CHECKSUM = "0" * 64
 _SIZE, _SHARE = schema.whole(1), schema.number(0, 1)
 # What a run's config.json must have, and may have. Other entries are kept and not used.
@@ -56,6 +58,7 @@ _POSSIBLE = {
     "quoted_tsv": schema.flag,
     "language": schema.text,
     "label_separator": schema.text,
+    "long_text": schema.one_of(*LONG_TEXT),  # without it: head
     # The logits are divided by the temperature: one of almost 0 would make them infinite.
     "calibration": schema.fields({"temperature": schema.number(1e-3, 1e3)}, _CALIBRATION),
 }

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors
-from tqdm import tqdm
 
+from bert.encoding import EncodedTexts, encode_all
 from bert.errors import UserError, lacks_memory
 from bert.files import read_json, read_text
+from bert.run_config import HEAD
 
-# Texts per call of the tokenizers library: enough to keep every core busy.
-_CHUNK = 8192
 # Hugging Face's names of the special tokens, and what BERT calls them.
 BERT_TOKENS: dict[str, str | None] = {
     "pad_token": "[PAD]",
@@ -31,18 +28,6 @@ BERT_TOKENS: dict[str, str | None] = {
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # A model may have more rows than its vocabulary has tokens: up to a multiple of 8, 64 or 128.
 _PADDED_TO, _MOST_PADDING = 8, 128
-
-
-class EncodedTexts(NamedTuple):
-    """Token ids of examples, concatenated in one array without padding.
-
-    Example i has ``input_ids[offsets[i] : offsets[i + 1]]``.
-    """
-
-    input_ids: np.ndarray  # [all tokens] int32
-    offsets: np.ndarray  # [examples + 1] int64
-    first_segment: np.ndarray  # [examples] int32: tokens of type 0 ([CLS], first text, its [SEP])
-    truncated: np.ndarray  # [examples] bool: longer than max_len
 
 
 class BERTTokenizer:
@@ -131,7 +116,6 @@ class BERTTokenizer:
                 "tokenizer.json": self.tokenizer_json,
                 "tokenizer_config.json": json.dumps(about, indent=2) + "\n",
             }
-        self._splitter.no_truncation()
         about = {
             "tokenizer_class": "BertTokenizer",
             "do_lower_case": self.do_lower_case,
@@ -166,11 +150,14 @@ class BERTTokenizer:
 
     def tokenize(self, text: str) -> list[str]:
         """Return the word pieces of ``text``, without [CLS] and [SEP]."""
-        self._splitter.no_truncation()
         return self._splitter.encode(text, add_special_tokens=False).tokens
 
     def encode(
-        self, text_a: Sequence[str], text_b: Sequence[str] | None, max_len: int
+        self,
+        text_a: Sequence[str],
+        text_b: Sequence[str] | None,
+        max_len: int,
+        long_text: str = HEAD,
     ) -> EncodedTexts:
         """Convert texts or pairs of texts to token ids, on all cores.
 
@@ -179,40 +166,16 @@ class BERTTokenizer:
         text_a, text_b : sequences of str
             ``text_b`` is None for single sentences.
         max_len : int
-            Maximum tokens per example, including [CLS] and [SEP]; of a pair, the longer text is
-            truncated first.
+            Maximum tokens per window, including [CLS] and [SEP].
+        long_text : str
+            What becomes of a longer text: see :func:`bert.encoding.cut`.
         """
-        self._splitter.enable_truncation(max_len, strategy="longest_first")
-        ids = array("i")
-        lengths = np.zeros(len(text_a), np.int64)
-        first_segment = np.zeros(len(text_a), np.int32)
-        truncated = np.zeros(len(text_a), bool)
-        # In chunks, because the library's result takes a hundred times the memory of the ids.
-        with tqdm(
-            total=len(text_a),
-            desc="tokenizing",
-            unit=" examples",
-            unit_scale=True,
-            delay=1,
-            leave=False,
-            disable=None,
-        ) as progress:
-            for start in range(0, len(text_a), _CHUNK):
-                chunk: list[Any] = list(text_a[start : start + _CHUNK])
-                if text_b is not None:
-                    chunk = list(zip(chunk, text_b[start : start + _CHUNK], strict=True))
-                with _library(f"{self.vocab_file} cannot split a text"):
-                    encodings = self._splitter.encode_batch_fast(chunk)
-                for i, encoding in enumerate(encodings, start):
-                    ids.extend(encoding.ids)
-                    lengths[i] = len(encoding)
-                    first_segment[i] = len(encoding)
-                    if text_b is not None:
-                        first_segment[i] -= sum(encoding.type_ids)
-                    truncated[i] = bool(encoding.overflowing)
-                progress.update(len(chunk))
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        return EncodedTexts(np.frombuffer(ids, np.int32), offsets, first_segment, truncated)
+
+        def split(texts: list) -> list:
+            with _library(f"{self.vocab_file} cannot split a text"):
+                return self._splitter.encode_batch_fast(texts)
+
+        return encode_all(split, text_a, text_b, max_len, long_text)
 
 
 def word_pieces(

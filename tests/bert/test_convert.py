@@ -361,7 +361,7 @@ def test_transformers_opens_an_exported_run_with_the_same_logits(run, tmp_path):
     assert labels == {"0": "0", "1": "1"}
     net, tokenizer, _ = load_classifier(run)
     for pair, expected in zip(PAIRS, logits, strict=True):
-        ids, _, first, _ = tokenizer.encode([pair[0]], [pair[1]], 32)
+        ids, _, first, *_ = tokenizer.encode([pair[0]], [pair[1]], 32)
         types = (np.arange(len(ids)) >= first[0]).astype(np.int32)
         batch = [mx.nd.array(values[None], dtype="int32") for values in (ids, types)]
         found = net(*batch, mx.nd.array([len(ids)], dtype="int32")).asnumpy()[0]
@@ -373,6 +373,6 @@ def test_transformers_opens_exported_minilm_with_the_same_outputs(minilm, tmp_pa
     assert convert.main(["bert_6_384_12", str(tmp_path / "hf"), *flags]) == 0
     net, tokenizer = minilm
     for pair, expected in zip(PAIRS, transformers(EMBED, tmp_path / "hf", PAIRS), strict=True):
-        ids, _, first, _ = tokenizer.encode([pair[0]], [pair[1]], 32)
+        ids, _, first, *_ = tokenizer.encode([pair[0]], [pair[1]], 32)
         types = (np.arange(len(ids)) >= first[0]).astype(int)
         np.testing.assert_allclose(outputs(net, ids, types)[1], expected, atol=2e-5)

@@ -25,7 +25,7 @@ def test_word_pieces_equal_hugging_faces(minilm, case):
 def test_the_layout_and_truncation_of_pairs_equal_hugging_faces(minilm, case):
     _, tokenizer = minilm
     text_b = None if case["text_b"] is None else [case["text_b"]]
-    input_ids, _, first_segment, _ = tokenizer.encode([case["text_a"]], text_b, 128)
+    input_ids, _, first_segment, *_ = tokenizer.encode([case["text_a"]], text_b, 128)
     assert input_ids.tolist() == case["input_ids"]
     types = [int(i >= first_segment[0]) for i in range(len(input_ids))]
     assert types == case["token_type_ids"]
@@ -34,8 +34,9 @@ def test_the_layout_and_truncation_of_pairs_equal_hugging_faces(minilm, case):
 def test_truncation_is_counted_and_keeps_both_texts(tiny_bert):
     tokenizer = BERTTokenizer(tiny_bert / "vocab.txt")
     texts = ["the cat sat", "the dog " * 20], ["a bird", "a fish"]
-    input_ids, offsets, first_segment, truncated = tokenizer.encode(*texts, 12)
-    assert truncated.tolist() == [False, True]
+    encoded = tokenizer.encode(*texts, 12)
+    input_ids, offsets, first_segment = encoded[:3]
+    assert encoded.truncated.tolist() == [False, True]
     assert offsets.tolist() == [0, 8, 20]
     assert input_ids[8 + first_segment[1] : -1].tolist() == [
         tokenizer.vocab["a"],
@@ -44,7 +45,7 @@ def test_truncation_is_counted_and_keeps_both_texts(tiny_bert):
 
 
 def test_many_texts_get_the_ids_that_each_gets_alone(tiny_bert, monkeypatch):
-    monkeypatch.setattr("bert.tokenizer._CHUNK", 3)
+    monkeypatch.setattr("bert.encoding._CHUNK", 3)
     tokenizer = BERTTokenizer(tiny_bert / "vocab.txt")
     texts = ["the cat " * n for n in range(1, 8)], ["a [SEP] bird" + " ran" * n for n in range(7)]
     together = tokenizer.encode(*texts, 16)
