@@ -18,6 +18,9 @@ Standard input takes one example per line: text_a, or text_a<TAB>text_b, or a
 JSON object. It is answered after every --batch_size lines; --batch_size 1
 answers line by line. With --input - it is read like a file.
 
+A text that is longer than the model's max_len is cut, or divided into windows
+whose logits are averaged, as finetune_classifier.py --long_text said.
+
 Each output row has the input row's number (index, from 0), the label, and one
 probability per label; for a regression the score; after a training with
 --multi_label, all labels with a probability of at least 0.5, as a list (labels; in

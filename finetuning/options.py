@@ -14,6 +14,7 @@ from typing import Any
 
 from bert import __version__
 from bert.errors import UserError
+from bert.run_config import HEAD, LONG_TEXT
 from bert.terminal import say
 from finetuning.data.tasks import LANGUAGES, OWN_DATA, SEPARATOR, TASKS, find_task
 from finetuning.flags import (
@@ -165,7 +166,13 @@ class Options:
         "which it would reach after the last update",
         decides=True)
     max_len: int = flag(128, number(int, 5), "N",
-        "maximum tokens per example, including [CLS] and [SEP]; longer examples are truncated",
+        "maximum tokens per example, including [CLS] and [SEP]; longer examples are truncated, "
+        "or as --long_text says",
+        decides=True, in_config=True)
+    long_text: str = flag(HEAD, one_of(*LONG_TEXT), "HOW",
+        "what the model sees of a text that is longer than --max_len: head, its beginning; "
+        "head_tail, the first quarter and the rest from its end; windows, all of it, in "
+        "overlapping windows, whose logits are averaged (each is an example of a training batch)",
         decides=True, in_config=True)
     seed: int = flag(2, _SEED, "N", "random seed for the new layer, shuffling and dropout",
         decides=True)
@@ -261,10 +268,9 @@ class Options:
             A flag that was given contradicts it.
         """
         for name, value in self.in_config().items():
-            if name in self.given and value != config.get(name):
-                raise UserError(
-                    f"--{name} {value}: --model_parameters was trained with {config.get(name)}"
-                )
+            trained = config.get(name, HEAD)  # earlier versions' config.json lacks long_text
+            if name in self.given and value != trained:
+                raise UserError(f"--{name} {value}: --model_parameters was trained with {trained}")
         columns = {"text_a_column", "label_column"} - self.given
         names = (columns | self.in_config().keys()) & config.keys()
         return replace(self, **{name: config[name] for name in names})

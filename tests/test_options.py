@@ -271,6 +271,7 @@ CONFIG = {
     "bert_model": "bert_6_384_12",
     "bert_dataset": "minilm_en_uncased",
     "max_len": 64,
+    "long_text": "windows",
     "text_a_column": "sentence1",
     "label_column": "gold",
 }
@@ -278,7 +279,7 @@ CONFIG = {
 
 def test_a_trained_model_decides_what_its_config_says():
     options = parse("", [*MODEL, "--max_len", "64", "--epochs", "5"]).with_model_config(CONFIG)
-    assert options.in_config().items() <= CONFIG.items() and len(options.in_config()) == 4
+    assert options.in_config().items() <= CONFIG.items() and len(options.in_config()) == 5
     assert (options.text_a_column, options.label_column) == ("sentence1", "gold")
     assert options.epochs == 5
 
@@ -289,7 +290,9 @@ def test_a_column_that_is_named_is_not_the_trained_models():
     assert (options.text_a_column, options.label_column) == ("x", "gold")
 
 
-@pytest.mark.parametrize("flags", [("--max_len", "128"), ("--task_name", "MRPC")])
+@pytest.mark.parametrize(
+    "flags", [("--max_len", "128"), ("--task_name", "MRPC"), ("--long_text", "head")]
+)
 def test_a_trained_model_is_not_contradicted(flags):
     with pytest.raises(UserError, match=" ".join(flags)):
         parse("", [*MODEL, *flags]).with_model_config(CONFIG)

@@ -65,28 +65,26 @@ class Dataset:
         return replace(self, train=self.train.take(train), dev=dev_part, dev_texts=None)
 
 
-def tokenize_splits(
-    splits: Splits, tokenizer: BERTTokenizer, max_len: int, class_weights: str | None
-) -> Dataset:
-    """Turn texts into token ids; ``class_weights`` is as in :func:`parse_class_weights`.
+def tokenize_splits(splits: Splits, tokenizer: BERTTokenizer, options: Options) -> Dataset:
+    """Turn texts into token ids, as ``max_len``, ``long_text`` and ``class_weights`` say.
 
     The training texts, which may need as much memory as the token ids, are not part of the result:
     the caller can now drop ``splits``.
     """
 
-    def tokenized(parts: dict[str, Examples]) -> dict[str, TokenizedExamples]:
-        return {name: dataset.tokenize(part, tokenizer, max_len) for name, part in parts.items()}
+    def tokenized(part: Examples) -> TokenizedExamples:
+        return dataset.tokenize(part, tokenizer, options.max_len, options.long_text)
 
     train, weights = None, None
     if splits.train:
-        train = dataset.tokenize(splits.train, tokenizer, max_len)
-        if class_weights:
-            weights = parse_class_weights(class_weights, splits.task, train.label)
+        train = tokenized(splits.train)
+        if options.class_weights:
+            weights = parse_class_weights(options.class_weights, splits.task, train.apart.label)
     return Dataset(
         splits.task,
         train,
-        tokenized(splits.dev),
-        tokenized(splits.test),
+        {name: tokenized(part) for name, part in splits.dev.items()},
+        {name: tokenized(part) for name, part in splits.test.items()},
         frozenset(name for name, part in splits.test.items() if part.labelled),
         splits.dev.get(""),
         weights,

@@ -134,10 +134,17 @@ def _lengths(examples: TokenizedExamples) -> str:
     shares = ", ".join(
         f"{p} % up to {np.percentile(lengths, p, method='higher')}" for p in _PERCENTILES
     )
-    return (
-        f"mean {lengths.mean():.1f}, {shares}, max {lengths.max()}; {examples.truncated.sum()} "
-        f"truncated at --max_len {examples.max_len}"
-    )
+    text = f"mean {lengths.mean():.1f}, {shares}, max {lengths.max()}; "
+    if examples.windows is None:
+        text += f"{examples.truncated.sum()} truncated at --max_len {examples.max_len}"
+    else:
+        counts = np.diff(examples.windows)
+        long = counts[counts > 1]
+        text += f"{len(long)} longer than --max_len {examples.max_len}, in {long.sum()} windows"
+    if examples.seen is not None and examples.seen[:, 1].max() > examples.max_len:
+        seen, all_of_them = examples.seen.sum(axis=0)
+        text += f"; the model sees {seen / all_of_them:.1%} of the tokens"
+    return text
 
 
 def _log_repeated(data: Dataset) -> None:
@@ -177,12 +184,12 @@ def _repeated(name: str, examples: TokenizedExamples, hashes: np.ndarray) -> str
 
 def _hashes(examples: TokenizedExamples) -> np.ndarray:
     """Return a hash of each example as the model sees it, int64 ``[examples]``."""
-    ids, offsets = examples.input_ids, examples.offsets
+    ids, offsets, segments = examples.input_ids, examples.offsets, examples.first_segment
+    if examples.windows is not None:
+        offsets, segments = offsets[examples.windows], segments[examples.windows[:-1]]
     hashes = (
         hash((ids[start:end].tobytes(), segment))
-        for start, end, segment in zip(
-            offsets[:-1], offsets[1:], examples.first_segment.tolist(), strict=True
-        )
+        for start, end, segment in zip(offsets[:-1], offsets[1:], segments.tolist(), strict=True)
     )
     return np.fromiter(hashes, np.int64, len(examples))
 
@@ -191,11 +198,12 @@ def log_examples(task: Task, examples: TokenizedExamples, tokenizer: BERTTokeniz
     """Print the first two examples as the model sees them."""
     tokens = list(tokenizer.vocab)  # in the order of their ids
     for i in range(min(2, len(examples))):
-        ids = examples.input_ids[examples.offsets[i] : examples.offsets[i + 1]]
-        first = examples.first_segment[i]
+        part = examples.take(np.array([i]))
+        ids, first = part.input_ids[: part.offsets[1]], part.first_segment[0]
+        several = f", the first of {len(part.lengths)} windows" if len(part.lengths) > 1 else ""
         label = label_text(task, examples.label[i])
         number = i if examples.origin is None else examples.origin["row"][i]
-        log.info(f"\nexample {number}: label {label if task.regression else repr(label)}")
+        log.info(f"\nexample {number}: label {label if task.regression else repr(label)}{several}")
         log.info(f"  segment 0: {' '.join(tokens[id_] for id_ in ids[:first])}")
         if first < len(ids):
             log.info(f"  segment 1: {' '.join(tokens[id_] for id_ in ids[first:])}")

@@ -18,6 +18,7 @@ from bert.classifier import Classifier, load_classifier
 from bert.errors import RunError, UserError
 from bert.files import write_text
 from bert.parameters import read_params, release_memory
+from bert.prediction import averaged
 from bert.terminal import say, shown
 from dataset import (
     DEV_EXAMPLES,
@@ -92,6 +93,8 @@ def export(args: argparse.Namespace) -> None:
         card = model_card.export_text(config, check.arguments, format, check.what, table)
         write_text(folder / "README.md", card)
     say(console.table(check.header, rows))
+    if note := model_card.long_text_note(config):
+        say(f"note: {note}")
     say(shown(f"written to {out}: {', '.join(sorted(path.name for path in out.iterdir()))}"))
 
 
@@ -226,4 +229,5 @@ def logits_by(compute: Compute, examples: TokenizedExamples, batch_size: int) ->
     batches = evaluation_batches(examples.lengths, batch_size)
     for indices in tqdm(batches, unit=" batches", delay=1, leave=False, disable=None):
         logits |= zip(indices.tolist(), compute(*padded_batch(examples, indices)), strict=True)
-    return np.stack([logits[i] for i in range(len(examples))])
+    rows = np.stack([logits[i] for i in range(len(examples.lengths))])
+    return averaged(rows, examples.windows)

@@ -20,7 +20,8 @@ from bert.classifier import SavedClassifier, build_classifier, read_classifier
 from bert.errors import RunError, UserError, reason
 from bert.inference import Inference
 from bert.native import NativeUnavailable
-from bert.prediction import Answer, answers
+from bert.prediction import Answer, answers, averaged
+from bert.run_config import HEAD
 from bert.terminal import say, shown
 from finetuning.data.tasks import Task, task_from_config
 from finetuning.output import Input, Target, file_target, open_stream, refuse_appending
@@ -32,6 +33,8 @@ from finetuning.training.record import is_of_run
 # How many batches of a file are read, sorted by length and written at a time: enough for little
 # padding, few enough for constant memory. Standard input is answered batch by batch.
 _BATCHES_PER_CHUNK = 32
+# A chunk that has so many characters is not filled up: the memory is constant for long texts, too.
+_CHARACTERS = 2**20
 
 
 def run(args: argparse.Namespace) -> None:
@@ -123,7 +126,8 @@ class Predictor:
         text_a, text_b = zip(*texts, strict=True)
         label = np.zeros(len(texts), np.int32)
         examples = dataset.Examples(text_a, text_b if self.task.text_b_column else None, label)
-        tokenized = dataset.tokenize(examples, self.saved.tokenizer, config["max_len"])
+        how = config.get("long_text", HEAD)
+        tokenized = dataset.tokenize(examples, self.saved.tokenizer, config["max_len"], how)
         self.truncated += int(tokenized.truncated.sum())
         return answers(self.logits(tokenized), config)
 
@@ -153,12 +157,12 @@ def by_native_code(saved: SavedClassifier, args: argparse.Namespace) -> Logits:
     inference = Inference.of_run(saved, args.dtype == "bfloat16")
 
     def logits(examples: dataset.TokenizedExamples) -> np.ndarray:
-        found = np.empty((len(examples), inference.num_classes), np.float32)
+        found = np.empty((len(examples.lengths), inference.num_classes), np.float32)
         for indices in dataset.evaluation_batches(examples.lengths, args.batch_size):
             found[indices] = dataset.logits_by(inference, examples, indices)
         if not np.isfinite(found).all():
             raise RunError("the network's outputs are not finite; none of them were saved")
-        return found
+        return averaged(found, examples.windows)
 
     return logits
 
@@ -222,14 +226,20 @@ class Writer:
 
 
 def _chunks(rows: Iterator[InputRow], size: int) -> Iterator[list[InputRow]]:
-    """Yield rows in lists; a row that cannot be used raises after the rows before it."""
+    """Yield rows in lists; a row that cannot be used raises after the rows before it.
+
+    After every ``size`` rows a list ends, where an interrupted output is resumed; with long texts
+    there are others between.
+    """
     chunk: list[InputRow] = []
+    characters = 0
     try:
-        for row in rows:
+        for number, row in enumerate(rows, 1):
             chunk.append(row)
-            if len(chunk) == size:
+            characters += sum(len(text or "") for text in row.texts)
+            if number % size == 0 or characters >= _CHARACTERS:
                 yield chunk
-                chunk = []
+                chunk, characters = [], 0
     except UserError:
         if chunk:
             yield chunk

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bert import __version__
 from bert.files import contains, write_text
-from bert.run_config import read_config
+from bert.run_config import HEAD, HEAD_TAIL, WINDOWS, read_config
 from bert.terminal import shown
 from finetuning.data.tasks import MULTI_LABEL
 from finetuning.results.export_formats import FORMATS, Format
@@ -75,6 +75,7 @@ From {" and ".join(_code(column) for column in columns if column is not None)} i
 
 {_table(["split", "examples", "tokens", f"truncated at {config['max_len']} tokens"], splits)}
 
+{_LONG_TEXT[config.get("long_text", HEAD)]}\
 ## Dev metrics
 
 From the best epoch ({best["epoch"]} of {arguments["epochs"]}). The epoch was selected on this \
@@ -114,6 +115,18 @@ In other programs: export it first, with one of the formats below.
 """
 
 
+_LONG_TEXT = {
+    HEAD: "",
+    HEAD_TAIL: """\
+Of a longer text the model sees the beginning (a quarter of these tokens) and the end (the rest).
+
+""",
+    WINDOWS: """\
+A longer text is divided into overlapping windows of so many tokens, and its logits are the means \
+of its windows' logits. The tokens of all windows are counted.
+
+""",
+}
 _CALIBRATION = """\
 ## Calibration
 
@@ -258,7 +271,7 @@ From {" and ".join(_code(column) for column in columns if column is not None)} i
 {format.usage.format(max_len=config["max_len"])}
 
 The logits are [examples, {_LOGITS[config["problem_type"]]}. The model \
-was trained on at most {config["max_len"]} tokens per example: truncate longer texts.
+was trained on at most {config["max_len"]} tokens per example: {_advice(config)}.
 
 ## Results on {examples}
 
@@ -267,6 +280,26 @@ was trained on at most {config["max_len"]} tokens per example: truncate longer t
 {_section("## Labels", names)}\
 {_section(_EXPORT_SETS if multi_label else _EXPORT_CALIBRATION, _calibration(config))}\
 {_section("## Trained with", _table(["argument", "value"], _given(arguments)))}"""
+
+
+def long_text_note(config: dict) -> str:
+    """Say what an export cannot do by itself; nothing where truncation is all."""
+    if config.get("long_text", HEAD) == HEAD:
+        return ""
+    return f"for the results of --long_text {config['long_text']}, {_advice(config)}"
+
+
+def _advice(config: dict) -> str:
+    """Say what whoever calls an export must do with long texts."""
+    longer = {
+        HEAD: "truncate longer texts",
+        HEAD_TAIL: "of a longer text, pass the first quarter of the tokens that there is room for "
+        "and the rest from its end (truncation by the tokenizer keeps the beginning only)",
+        WINDOWS: f"divide a longer text into windows of {config['max_len']} tokens, special tokens "
+        "included, that overlap by a quarter, and average the windows' logits (in transformers "
+        "with return_overflowing_tokens and stride)",
+    }
+    return longer[config.get("long_text", HEAD)]
 
 
 _LOGITS = {

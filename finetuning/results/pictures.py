@@ -245,7 +245,9 @@ def lengths(run: FinishedRun) -> Figure:
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     upper = np.array([int(tokens) for tokens in data["lengths"]])
     left.bar(upper - 4, list(data["lengths"].values()), width=7, color=BLUE)
-    left.set(xlabel="tokens", ylabel="training examples", xlim=(0, None))
+    whole = sum(data["lengths"].values()) == data["examples"]
+    counted = "training examples" if whole else "windows of training examples"
+    left.set(xlabel="tokens", ylabel=counted, xlim=(0, None))
     names = list(data["padding"])[::-1]
     shares = [data["padding"][name] for name in names]
     right.barh(range(len(names)), shares, color=ORANGE)

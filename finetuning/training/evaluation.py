@@ -9,6 +9,7 @@ import numpy as np
 from bert.files import write_text
 from bert.inference import Inference
 from bert.modeling import BERTClassifier
+from bert.prediction import averaged
 from dataset import TokenizedExamples, evaluation_batches, logits_by, rows_of
 from finetuning.console import log
 from finetuning.data.tasks import SUBMISSION_FILES
@@ -31,7 +32,8 @@ def predict(
 
     With the fused operators, a network like BERT's is packed for inference; where what a frozen
     part gives for the examples is kept, only the network behind it computes. The devices take
-    batches in turn. ``before_batch`` may end it with an exception.
+    batches in turn. ``before_batch`` may end it with an exception. Of an example of several windows
+    it is the mean of their logits.
 
     Raises
     ------
@@ -61,10 +63,10 @@ def predict(
                 computed = [logits.asnumpy() for logits in computing]
             for indices, logits in zip(mine, computed, strict=True):
                 rows |= zip(indices.tolist(), logits, strict=True)
-    merged = workers.merge(rows, (len(examples), net.num_classes))
+    merged = workers.merge(rows, (len(examples.lengths), net.num_classes))
     if not np.isfinite(merged).all():
         raise NotFiniteError("the network's outputs are not finite; none of them were saved")
-    return merged
+    return averaged(merged, examples.windows)
 
 
 class Evaluation:

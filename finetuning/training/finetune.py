@@ -97,7 +97,7 @@ def prepare(options: Options, workers: Workers) -> Run:
         write_lines(folder / "skipped_rows.tsv", splits.bad.lines())
     for name, part in (splits.dev | splits.test).items():
         check_size(len(part), splits.task, name or "dev")
-    data = tokenize_splits(splits, classifier.tokenizer, options.max_len, options.class_weights)
+    data = tokenize_splits(splits, classifier.tokenizer, options)
     summary.log_data(data, classifier.tokenizer.unknown_id)
     run = Run(options, classifier, data, folder or Path(), workers, saves=folder is not None)
     log_machine(run, unavailable)

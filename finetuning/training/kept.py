@@ -54,8 +54,8 @@ def keep_outputs(run: Run) -> None:
     folder = Path(run.output or tempfile.gettempdir())
     where = f"a file without a name in {folder}" if in_file else "memory"
     log.info(
-        f"frozen    computing what the frozen part gives for {sum(map(len, parts)):,} training and "
-        f"dev examples, once: {size / 1e6:,.1f} MB in {where}"
+        f"frozen    computing what the frozen part gives for the training and dev examples, once: "
+        f"{size / 1e6:,.1f} MB in {where}"
     )
     network = network_behind(run)
     for part in parts:
@@ -78,7 +78,7 @@ def kept_bytes(run: Run, examples: TokenizedExamples) -> int:
 
 def _shape(run: Run, examples: TokenizedExamples) -> tuple[int, int]:
     units = run.classifier.net.bert.config.units
-    return len(examples.input_ids) if _per_token(run) else len(examples), units
+    return len(examples.input_ids if _per_token(run) else examples.lengths), units
 
 
 def _per_token(run: Run) -> bool:

@@ -34,7 +34,8 @@ def cross_validate(run: Run, train: Train) -> None:
     assert count is not None
     reset = reset_of(run)
     scores = []
-    parts = folds(run.train.label, count, options.seed, data.task.regression)
+    assert data.train is not None
+    parts = folds(data.train.label, count, options.seed, data.task.regression)
     for number, (rest, part) in enumerate(parts, start=1):
         log.info(
             f"\nfold {number} of {count}: {len(rest)} for training, {len(part)} for evaluation"
@@ -179,7 +180,7 @@ def read_again(run: Run) -> Dataset:
     trained = task_from_config(config) if options.model_parameters else None
     splits = read_splits(options, trained)
     tokenizer = run.classifier.tokenizer
-    data = tokenize_splits(splits, tokenizer, options.max_len, options.class_weights)
+    data = tokenize_splits(splits, tokenizer, options)
     summary.log_data(data, tokenizer.unknown_id)
     return data
 

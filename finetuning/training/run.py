@@ -38,9 +38,9 @@ class Run:
 
     @property
     def train(self) -> TokenizedExamples:
-        """The training examples, in a run that trains."""
+        """What a run that trains makes batches of: examples, or their windows."""
         assert self.data.train is not None
-        return self.data.train
+        return self.data.train.apart
 
     @property
     def num_parameters(self) -> int:
@@ -78,6 +78,7 @@ class Run:
     def header(self, identity: dict, environment: dict) -> dict:
         """Return what metrics.json says before the results."""
         data, options = self.data, self.options
+        assert data.train is not None
         return {
             "task": data.task.name,
             "seed": options.seed,
@@ -85,7 +86,7 @@ class Run:
             "environment": {"Python": platform.python_version(), **environment},
             "num_parameters": self.num_parameters,
             "data": {
-                "train": length_statistics(self.train, options.batch_size, options.seed),
+                "train": length_statistics(data.train, options.batch_size, options.seed),
                 **{f"dev{suffix}": length_statistics(part) for suffix, part in data.dev.items()},
             },
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from helpers import FLAGS, write_sentences
 
 from dataset import TokenizedExamples
@@ -75,6 +76,20 @@ def test_the_header_of_unrepeated_rows_has_no_warning(capsys):
     log_data(data, unknown=-1)
     text = capsys.readouterr().out
     assert "repeated  none" in text and "warning" not in text
+
+
+@pytest.mark.parametrize("last, repeated", [(4, "repeated 1 rows in dev"), (5, "repeated none")])
+def test_examples_of_several_windows_are_repeated_if_all_windows_are(capsys, last, repeated):
+    ids = np.array([1, 2, 3, 4, 1, 2, 3, last, 9], np.int32)  # windows of two tokens, then of one
+    offsets, first = np.array([0, 2, 4, 6, 8, 9]), np.full(5, 1, np.int32)
+    label, truncated = np.array([0, 0, 1], np.int32), np.zeros(3, bool)
+    windows, seen = np.array([0, 2, 4, 5]), np.array([[4, 4], [4, 4], [1, 1]])
+    part = TokenizedExamples(ids, offsets, first, label, 2, truncated, None, windows, seen)
+    console.start_logging(None)
+    log_data(Dataset(TASKS["MRPC"], None, {"": part}), unknown=-1)
+    text = " ".join(capsys.readouterr().out.split())
+    assert "dev: 0: 2 (66.7%), 1: 1 (33.3%)" in text and repeated in text
+    assert "2 longer than --max_len 2, in 4 windows; the model sees 100.0% of the tokens" in text
 
 
 def test_labels_that_look_alike_and_texts_that_the_model_does_not_know_are_warned_of(
