@@ -25,6 +25,7 @@ _LENGTH_MULTIPLE = 8
 
 # Where an example comes from: the row of its file, from 0, and the line where it begins, from 1.
 ORIGIN = np.dtype([("row", np.int64), ("line", np.int64)])
+NO_LINE = -1  # the line of a row of a file without lines
 
 
 class Texts(Sequence):

@@ -6,8 +6,8 @@
         --text_b "There was rain."
     cat texts | python3 predict.py --model_dir output_dir > predictions.jsonl
 
---input is TSV, CSV or JSON Lines, by its ending (optionally with .gz) or by
---input_format. In TSV one line is one row, and quotes are text (with
+--input is TSV, CSV, JSON Lines (each optionally with .gz) or Parquet, by its
+ending or by --input_format. In TSV one line is one row, and quotes are text (with
 --input_format quoted_tsv, or after a training with --quoted_tsv, they quote, as
 in CSV); CSV is as in RFC 4180; JSON Lines has an object per line. A blank line
 is a row only in a table of one column. Columns are named as those the model was
@@ -29,7 +29,7 @@ finetune_classifier.py --calibrate, probabilities use its temperature, and of tw
 labels or with --multi_label its thresholds decide.
 
 --keep_columns copies columns of the input to the output, after the index; values
-of JSON Lines stay as they are.
+of JSON Lines stay as they are, and those of Parquet in Parquet.
 
 An unusable row of --input ends the run with exit code 2, after the rows before
 it are written; with --skip_bad_rows its output row has an error instead (in a
@@ -37,7 +37,8 @@ table, in the column error). A line of standard input always gets such a row.
 
 --output FILE is FILE.predict.partial until it is complete; FILE.predict.json
 records which input, model and flags it is computed from, for --resume. A
-device, a FIFO or /dev/stdout is written to directly.
+device, a FIFO or /dev/stdout is written to directly. Of an interrupted Parquet
+output nothing can be used: it starts again.
 
 Exit codes: 0 success (also if the reader closes the pipe); 1 the run failed;
 2 a flag or file is wrong; 130 interrupted.
@@ -49,10 +50,11 @@ if __name__ == "__main__":
     import finetuning.early  # noqa: F401
 
 import argparse
+import sys
 
 from bert import runtime, terminal
 from finetuning import command
-from finetuning.data.tables import FORMATS
+from finetuning.data.tables import FORMATS, PARQUET
 from finetuning.parser import Parser, add_num_threads, count
 
 STANDARD_INPUT = "/dev/stdin"
@@ -76,7 +78,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--input_format",
-        choices=FORMATS,
+        choices=(*FORMATS, PARQUET),
         help="format of --input (default: by its ending)",
     )
     parser.add_argument("--output", metavar="FILE", help="file to write (default: standard output)")
@@ -91,7 +93,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--text_b", metavar="TEXT", help="second text of that example")
     parser.add_argument(
         "--format",
-        choices=("jsonl", "tsv", "csv"),
+        choices=("jsonl", "tsv", "csv", PARQUET),
         help="format of the output (default: by the ending of --output; otherwise jsonl)",
     )
     parser.add_argument(
@@ -142,15 +144,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--input_format needs --input; - is standard input")
     if args.input == "-":
         args.input = STANDARD_INPUT
-    if args.input == STANDARD_INPUT and not args.input_format:
-        parser.error(f"--input - needs --input_format: {', '.join(FORMATS)}")
+    if args.input == STANDARD_INPUT and args.input_format not in FORMATS:
+        why = "; Parquet is read from its end: pass a file" if args.input_format else ""
+        parser.error(f"--input - needs --input_format: {', '.join(FORMATS)}{why}")
     if args.gpu and args.dtype == "bfloat16":
         parser.error("--dtype bfloat16 is for CPUs: leave out --gpu")
     ending = str(args.output).rpartition(".")[2].lower()
     if ending in ("gz", "bz2", "xz", "zst"):
         parser.error(f"--output is not compressed: choose a name without .{ending}")
     if not args.format:
-        args.format = ending if ending in ("tsv", "csv") else "jsonl"
+        args.format = ending if ending in ("tsv", "csv", PARQUET) else "jsonl"
+    if args.format == PARQUET and not args.output and sys.stdout and sys.stdout.isatty():
+        parser.error("--format parquet is not for a terminal: pass --output")
     return args
 
 

@@ -93,8 +93,8 @@ class Options:
 
     train_file: Path | None = flag(None, Path, "FILE",
         "train on these rows (.tsv: one line is one row, and quotes are text; .csv: RFC 4180; "
-        ".jsonl: one JSON object per line)",
-        group="your own files (.tsv, .csv or .jsonl, also with .gz)")
+        ".jsonl: one JSON object per line; .parquet needs pyarrow)",
+        group="your own files (.tsv, .csv or .jsonl, also with .gz; .parquet)")
     dev_file: Path | None = flag(None, Path, "FILE", "evaluate on these labelled rows")
     test_file: Path | None = flag(None, Path, "FILE",
         "predict these rows with the best epoch's model, into test_predictions.tsv")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from bert.errors import UserError
-from dataset import ORIGIN, Examples, Texts
+from dataset import NO_LINE, ORIGIN, Examples, Texts
 from finetuning.data.labels import Classes, LabelSets, Numbers, labels_for
 from finetuning.data.lines import read_lines
 from finetuning.data.rows import BadRows, InputFile, Row
@@ -92,7 +92,7 @@ class TornRows:
 
 
 def read_own(path: Path, task: Task, bad: BadRows, labelled: bool = True) -> Examples:
-    """Read a user's own file: TSV, CSV or JSON Lines, by its extension.
+    """Read a user's own file: TSV, CSV, JSON Lines or Parquet, by its extension.
 
     Parameters
     ----------
@@ -196,7 +196,7 @@ def _collect(
                     there = [cell for cell in cells if cell is not None]
                     file.count_unlabelled(row.line, ", ".join(there) if there else None)
         if problem:
-            bad.add(file.path, row, problem, kept=not labelled, tolerated=torn.tolerates(row))
+            bad.add(file, row, problem, kept=not labelled, tolerated=torn.tolerates(row))
             if labelled:
                 file.count_skipped(row)
                 continue
@@ -205,7 +205,7 @@ def _collect(
         if task.text_b_column is not None:
             text_b.append(b or "")
         labels.append(value)
-        origin.extend((number, row.line))
+        origin.extend((number, row.line if file.unit == "line" else NO_LINE))
         file.count(row)
     if not text_a:
         raise UserError(f"{file.path} has no usable rows")

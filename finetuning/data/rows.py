@@ -19,16 +19,14 @@ _MOST_BAD_ROWS_KEPT, _LONGEST_LIST = 5, 1 << 20
 class Row(NamedTuple):
     """A row of a file, usable or not."""
 
-    line: int  # of the file, from 1, on which it begins; of a bad one, that of its problem
+    # Of the file, from 1, on which it begins; of a bad one, that of its problem. A file without
+    # lines: the row's number, from 0.
+    line: int
     values: Sequence[str | None] = ()  # in the wanted columns; of a bad row, what can be read
     problem: str | None = None  # why it cannot be used
     lines: int = 1  # how many it takes: a quoted field may contain line ends
     foreign: bool = False  # it is in another language than the one that is read
     kept: Sequence[Any] = ()  # in the columns to keep: text, or a JSON value; () if unreadable
-
-
-# File, line from 1, and the problem of a bad row.
-BadRow = tuple[Path, int, str]
 
 
 @dataclass
@@ -52,6 +50,8 @@ class InputFile:
         The first line of a TSV with a text as spreadsheets quote it.
     unlabelled, first_unlabelled : int, str
         How many rows to predict have no label of the task, and the first of them.
+    unit : str
+        What :attr:`Row.line` counts: lines, or of Parquet rows.
     """
 
     path: Path
@@ -68,9 +68,19 @@ class InputFile:
     looks_quoted: int | None = None
     unlabelled: int = 0
     first_unlabelled: str = ""
+    unit: str = "line"
+
+    def place(self, number: int) -> str:
+        """Return where a row is, given its :attr:`Row.line`."""
+        if self.unit == "row":  # as the output's index
+            return f"row {number} of {self.path} (counted from 0)"
+        return f"{self.path}, line {number}"
 
     def counts(self) -> str:
         """Return how many lines the file has, and what they are; the numbers add up."""
+        if self.unit == "row":
+            used = f": {self.rows} used, {self.skipped} skipped" if self.skipped else ""
+            return f"{self.rows + self.skipped} rows{used}"
         parts = [
             f"{self.header} header" if self.header else "",
             f"{self.rows} rows{_in_lines(self.rows, self.row_lines)}",
@@ -94,7 +104,7 @@ class InputFile:
         """Count a row to predict without a label of the task; None: it has none at all."""
         self.unlabelled += 1
         if label is not None and not self.first_unlabelled:
-            self.first_unlabelled = f"line {line}: {label!r}"
+            self.first_unlabelled = f"{self.unit} {line}: {label!r}"
 
     def count(self, row: Row) -> None:
         """Count a row that is used."""
@@ -119,34 +129,37 @@ class BadRows:
     Attributes
     ----------
     skipped, kept : int
-    first : list of BadRow
-        The first of them; the list of all is not in memory.
+    first : list of (InputFile, int, str)
+        The first of them: file, :attr:`Row.line`, problem; the list of all is not in memory.
     files : list of InputFile
     """
 
     def __init__(self, skip: bool = False):
         self._skip = skip
         self.skipped = self.kept = 0
-        self.first: list[BadRow] = []
+        self.first: list[tuple[InputFile, int, str]] = []
         self.files: list[InputFile] = []
         self._all = tempfile.SpooledTemporaryFile(  # noqa: SIM115 - is open as long as it is filled
             _LONGEST_LIST, "w+", encoding="utf-8", newline="\n"
         )
 
-    def add(self, path: Path, row: Row, problem: str, kept: bool, tolerated: bool = False) -> None:
+    def add(
+        self, file: InputFile, row: Row, problem: str, kept: bool, tolerated: bool = False
+    ) -> None:
         """Add a row that is skipped, or ``kept`` in spite of its problem.
 
         Raises UserError if bad rows are not to be skipped, unless this one is ``tolerated``.
         """
         if not (self._skip or tolerated):
-            raise UserError(f"{path}, line {row.line}: {problem}")
+            raise UserError(f"{file.place(row.line)}: {problem}")
         self.kept += kept
         self.skipped += not kept
-        bad = (path, row.line, f"{problem} (kept, with missing texts empty)" if kept else problem)
+        if kept:
+            problem += " (kept, with missing texts empty)"
         if len(self.first) < _MOST_BAD_ROWS_KEPT:
-            self.first.append(bad)
+            self.first.append((file, row.line, problem))
         with contextlib.suppress(FileNotFoundError):  # no temporary folder: it stays in memory
-            self._all.write("\t".join(map(shown, bad)) + "\n")
+            self._all.write("\t".join(map(shown, (file.path, row.line, problem))) + "\n")
 
     def lines(self) -> Iterator[str]:
         """Yield the lines of a TSV file with all bad rows: file, line, problem."""

@@ -30,8 +30,8 @@ def log_files(bad: BadRows) -> None:
     if bad.first:
         kept = f", {bad.kept} kept to be predicted, with missing texts empty" if bad.kept else ""
         log_header("bad rows", f"{bad.skipped} skipped{kept}")
-    for path, line, problem in bad.first:
-        log_header("", f"{path}, line {line}: {problem}")
+    for file, line, problem in bad.first:
+        log_header("", f"{file.place(line)}: {problem}")
 
 
 def _warnings(file: InputFile) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Rows of TSV, CSV and JSON Lines files, plain or gzipped, whatever the task."""
+"""Rows of TSV, CSV and JSON Lines files, plain or gzipped, and of Parquet, whatever the task."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 from bert.errors import UserError
 from finetuning.data.lines import LONGEST_LINE, Line, read_lines
+from finetuning.data.parquet import ParquetFile
 from finetuning.data.rows import InputFile, Row
 
 _MOST_NAMES_LISTED = 20
@@ -21,9 +22,12 @@ _ENDINGS = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".json": "jsonl",
+    ".parquet": "parquet",
 }
 # quoted_tsv: with CSV's quotes, as spreadsheets write it.
 FORMATS = ("tsv", "quoted_tsv", "csv", "jsonl")
+# The one format that is no text: it cannot be read from a stream.
+PARQUET = "parquet"
 _DELIMITERS = {"quoted_tsv": "\t", "csv": ","}
 # The line ends of old Macs, and of some exports.
 _CARRIAGE_RETURNS = "if carriage returns end the lines, convert them with tr '\\r' '\\n'"
@@ -42,8 +46,8 @@ def format_of(path: Path, quoted_tsv: bool, advice: str = "rename it") -> str:
     format = _ENDINGS.get(endings[-1] if endings else "")
     if format is None:
         raise UserError(
-            f"{path}: unknown file type; use one of {', '.join(_ENDINGS)} (optionally with .gz); "
-            f"{advice}"
+            f"{path}: unknown file type; use one of {', '.join(_ENDINGS)} (texts optionally with "
+            f".gz); {advice}"
         )
     return "quoted_tsv" if quoted_tsv and format == "tsv" else format
 
@@ -61,22 +65,24 @@ def table_rows(
     ----------
     file : InputFile
     format : str
-        One of ``FORMATS``. ``tsv``: one line is one row, and quotes are characters. ``csv``,
-        ``quoted_tsv``: RFC 4180. ``jsonl``: a JSON object in each line.
+        One of ``FORMATS``, or ``PARQUET``. ``tsv``: one line is one row, and quotes are characters.
+        ``csv``, ``quoted_tsv``: RFC 4180. ``jsonl``: a JSON object in each line.
     columns : sequence of tuples
         The possible names of each wanted column. If None is among them, the column is optional
         and its values may be None.
     keep : sequence of str
         Columns whose values are passed on as they are.
     lists : sequence of str
-        Columns in which JSON Lines may have a list, which is yielded as JSON text, or null, which
-        is yielded as an empty text.
+        Columns in which JSON Lines and Parquet may have a list, which is yielded as JSON text, or
+        null, which is yielded as an empty text.
 
     Raises
     ------
     UserError
         With file and line: no such file, a missing column, or one that is in the header twice.
     """
+    if format == PARQUET:
+        return _parquet_rows(file, columns, keep, lists)
     if format == "jsonl":
         return _json_rows(file, columns, keep, lists)
     return delimited_rows(file, format, columns, keep=keep)
@@ -110,14 +116,15 @@ def delimited_rows(
             _DELIMITERS[format],
             lambda fields: header is None or len(fields) == len(header),
         )
-    indices = [] if header is None else _indices(file, 1, header, wanted)
+    where = f"{file.path}, line 1"
+    indices = [] if header is None else _indices(file, where, header, wanted)
     for line, lines, fields, problem in records:
         if header is None:
             if problem:
                 raise UserError(f"{file.path}, line {line}: {problem}")
             if fields:
                 header, file.header = fields, lines
-                indices = _indices(file, line, header, wanted)
+                indices = _indices(file, f"{file.path}, line {line}", header, wanted)
             else:
                 file.blank += 1
             continue
@@ -170,10 +177,9 @@ def _looks_quoted(text: str | None) -> bool:
 
 
 def _indices(
-    file: InputFile, line: int, header: Sequence[str], columns: Sequence[tuple[str | None, ...]]
+    file: InputFile, where: str, header: Sequence[str], columns: Sequence[tuple[str | None, ...]]
 ) -> list[int | None]:
-    """Return where the wanted columns are in a header."""
-    where = f"{file.path}, line {line}"
+    """Return where the wanted columns are in a header, which is itself ``where``."""
     found: list[int | None] = []
     for choices in columns:
         name = next((name for name in choices if name is None or name in header), "")
@@ -188,7 +194,7 @@ def _indices(
             wanted = " or ".join(map(repr, choices))
             raise UserError(f"{where}: no column {wanted}; columns found: {listed(header)}{advice}")
         if header.count(name) > 1:
-            raise UserError(f"{where}: the column {name!r} is in the header twice")
+            raise UserError(f"{where}: the column {name!r} is there twice")
         found.append(header.index(name))
     return found
 
@@ -293,6 +299,21 @@ def _json_rows(
         yield Row(line, values, problem, kept=kept)
     if line is None or line == file.blank:
         raise UserError(f"{file.path}, line 1: the file is empty")
+
+
+def _parquet_rows(
+    file: InputFile,
+    columns: Sequence[tuple[str | None, ...]],
+    keep: Sequence[str],
+    lists: Sequence[str],
+) -> Iterator[Row]:
+    file.unit = "row"
+    with ParquetFile(file.path) as source:
+        wanted = [*columns, *((name,) for name in keep)]
+        indices = _indices(file, str(file.path), source.names, wanted)
+        texts = [None if i is None else source.names[i] for i in indices[: len(columns)]]
+        for number, (values, kept, problem) in enumerate(source.rows(texts, keep, lists)):
+            yield Row(number, values, problem, kept=kept)
 
 
 def _without_list(value: object) -> object:

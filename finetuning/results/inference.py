@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from tqdm import tqdm
@@ -23,11 +23,14 @@ from bert.native import NativeUnavailable
 from bert.prediction import Answer, answers, averaged
 from bert.run_config import HEAD
 from bert.terminal import say, shown
+from finetuning.data.parquet import column_types
+from finetuning.data.tables import PARQUET
 from finetuning.data.tasks import Task, task_from_config
 from finetuning.output import Input, Target, file_target, open_stream, refuse_appending
+from finetuning.results.parquet_output import ParquetFormat, refuse_bytes
 from finetuning.results.partial import fingerprint, partial_output, partial_path
 from finetuning.results.predictions import OutputFormat
-from finetuning.results.texts import InputRow, argument_row, file_rows, line_rows
+from finetuning.results.texts import InputRow, argument_row, file_rows, input_format, line_rows
 from finetuning.training.record import is_of_run
 
 # How many batches of a file are read, sorted by length and written at a time: enough for little
@@ -42,11 +45,14 @@ def run(args: argparse.Namespace) -> None:
     target = output_target(args)
     predictor = load_predictor(args)
     task = predictor.task
+    types: dict[str, Any] = {}  # of the columns to keep, where the input has types
     if args.text_a is not None:
         rows = iter([argument_row(args.text_a, args.text_b)])
     elif args.input:
         path, keep = Path(args.input), args.keep_columns
-        rows = file_rows(path, task, args.skip_bad_rows, args.input_format, keep)
+        format = args.input_format or input_format(path, task)
+        types = column_types(path, keep) if format == PARQUET else {}
+        rows = file_rows(path, task, args.skip_bad_rows, format, keep)
     elif sys.__stdin__ is None:
         raise UserError("standard input is closed: pass --input or --text_a")
     else:
@@ -55,9 +61,14 @@ def run(args: argparse.Namespace) -> None:
     chunk = args.batch_size * (1 if stream else _BATCHES_PER_CHUNK)
     answers_errors = args.skip_bad_rows or not (args.input or args.text_a is not None)
     on_terminal = not args.output and sys.stdout.isatty()
-    output = OutputFormat(
-        args.format, task, answers_errors, on_terminal, args.keep_columns, args.top_k
-    )
+    output: OutputFormat
+    if args.format == PARQUET:
+        output = ParquetFormat(task, answers_errors, args.keep_columns, args.top_k, types)
+    else:
+        refuse_bytes(types)
+        output = OutputFormat(
+            args.format, task, answers_errors, on_terminal, args.keep_columns, args.top_k
+        )
     writer = Writer(predictor, output, chunk)
     write(target, rows, writer, args)
     if writer.unusable:
@@ -216,6 +227,7 @@ class Writer:
                 progress.update(len(chunk))
         if first:
             file.write(self.output.header)
+        file.write(self.output.end())
 
     def _answers(self, chunk: list[InputRow]) -> list[Answer | str]:
         """Return for each row its prediction, or what is wrong with it."""
@@ -252,16 +264,18 @@ def write_file(
     path: Path, rows: Iterator[InputRow], writer: Writer, args: argparse.Namespace
 ) -> None:
     """Write all rows to a file, which has another name until it is complete."""
+    resumable = args.format != PARQUET
     try:
         origin = _origin(args, writer.output)
-        with partial_output(path, origin, args.resume, args.overwrite) as file:
-            writer.rows = resume_at(file, path, writer)
+        with partial_output(path, origin, args.resume, args.overwrite, resumable) as file:
+            if resumable:
+                writer.rows = resume_at(file, path, writer)
             for row in islice(rows, writer.rows):  # read, and so checked, but not predicted again
                 writer.unusable += row.problem is not None
             try:
                 writer.write(file, rows)
             except UserError as error:
-                if not writer.rows:
+                if not (writer.rows and resumable):
                     raise
                 kept = partial_path(path)
                 raise UserError(

@@ -40,7 +40,7 @@ def partial_path(path: Path) -> Path:
 
 @contextmanager
 def partial_output(
-    path: Path, origin: dict[str, object], resume: bool, overwrite: bool
+    path: Path, origin: dict[str, object], resume: bool, overwrite: bool, resumable: bool = True
 ) -> Iterator[BinaryIO]:
     """Yield the incomplete output, to be read and written; it becomes ``path`` at the end.
 
@@ -56,6 +56,8 @@ def partial_output(
         Continue an interrupted output of the same origin, if there is one.
     overwrite : bool
         Whether an interrupted output, and ``path``, may be replaced.
+    resumable : bool
+        Whether a part of the output is of use: otherwise it is deleted.
 
     Raises
     ------
@@ -75,7 +77,11 @@ def partial_output(
             recorded = _recorded_origin(record)
             if recorded is None:
                 raise UserError(f"{partial} was not written by predict.py: move it away")
-            if resume:
+            if not resumable:
+                sentence = f"the interrupted {partial} cannot be continued: starting again"
+                say(shown(f"note: {sentence}"), sys.stderr)
+                file.truncate(0)
+            elif resume:
                 _check_origin(path, recorded, origin)
             elif overwrite:
                 file.truncate(0)
@@ -91,6 +97,10 @@ def partial_output(
             os.fsync(file.fileno())
             partial.replace(path)
             record.unlink()
+        except BaseException:
+            if not resumable:
+                file.truncate(0)
+            raise
         finally:
             if partial.exists() and os.fstat(file.fileno()).st_size == 0:
                 partial.unlink()

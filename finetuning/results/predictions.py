@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import nlargest
@@ -22,6 +23,8 @@ from finetuning.data.labels import join_labels, label_text, labels_for
 from finetuning.data.tasks import Task
 
 _DELIMITERS = {"tsv": "\t", "csv": ","}
+# Dates and the like, out of Parquet, become text.
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=str)
 # Of a file of predictions, which is put together in memory: 0.7 GB of text.
 _MOST_LOGITS = 5 * 10**7
 
@@ -240,7 +243,7 @@ class OutputFormat:
     Parameters
     ----------
     format : str
-        ``jsonl``, ``tsv`` or ``csv``.
+        ``jsonl``, ``tsv`` or ``csv``; ``parquet`` is :class:`~.parquet_output.ParquetFormat`.
     task : Task
     errors : bool
         Whether a row may have an error instead of a prediction; a table has a column for it.
@@ -277,8 +280,8 @@ class OutputFormat:
         self._width = len(names)
         columns = ["index", *keep, *names, *(["error"] if errors else [])]
         # Of a table; the keys of a JSON object depend on the row.
-        self.columns = columns if self._delimiter else []
-        own = {"index", "error", *names, *([] if self._delimiter else ["probabilities"])}
+        self.columns = [] if format == "jsonl" else columns
+        own = {"index", "error", *names, *(["probabilities"] if format == "jsonl" else [])}
         for name in keep:
             if name in own:
                 raise UserError(
@@ -295,11 +298,19 @@ class OutputFormat:
         ``kept`` has the values of the columns to keep of each row, or nothing for a row that cannot
         be read.
         """
-        kept = kept or [()] * len(answers)
-        rows = zip(range(first, first + len(answers)), kept, answers, strict=True)
         if self._delimiter:
-            return self._table([self._fields(*row) for row in rows])
-        return b"".join(self._json(*row) for row in rows)
+            return self._table(self._rows(answers, first, kept))
+        return b"".join(self._json(*row) for row in _numbered(answers, first, kept))
+
+    def end(self) -> bytes:
+        """Return what comes after the last row."""
+        return b""
+
+    def _rows(
+        self, answers: Sequence[Answer | str], first: int, kept: Sequence[Sequence]
+    ) -> list[list]:
+        """Return the rows of a table, with None for what is missing."""
+        return [self._fields(*row) for row in _numbered(answers, first, kept)]
 
     def _probabilities(self, answer: Answer) -> dict[str, float]:
         found = answer["probabilities"]
@@ -308,20 +319,26 @@ class OutputFormat:
         return dict(nlargest(self._top_k, found.items(), key=itemgetter(1)))
 
     def _fields(self, index: int, kept: Sequence, answer: Answer | str) -> list:
-        texts = [value if isinstance(value, str) else _cell(value) for value in kept]
-        row = [index, *(texts or [""] * len(self._keep))]
+        row = [index, *(self._kept(kept) if kept else [None] * len(self._keep))]
         if isinstance(answer, str):
-            return [*row, *[""] * self._width, answer]
+            return [*row, *[None] * self._width, self._error(answer)]
         if self._labels:
             found = self._probabilities(answer)
             labels = answer["label"] if self._separator is None else self._joined(answer)
-            row += [labels, *(found.get(label, "") for label in self._labels)]
+            row += [labels, *map(found.get, self._labels)]
         else:
             row.append(answer["score"])
-        return [*row, ""] if self._errors else row
+        return [*row, None] if self._errors else row
 
-    def _joined(self, answer: Answer) -> str:
+    # What a table of another kind has differently.
+    def _kept(self, values: Sequence) -> list:
+        return [value if isinstance(value, str) else cell(value) for value in values]
+
+    def _joined(self, answer: Answer) -> Any:
         return join_labels(answer["labels"], self._separator or "")
+
+    def _error(self, problem: str) -> str | None:
+        return problem
 
     def _table(self, rows: list[list]) -> bytes:
         text = delimited(rows, self._delimiter or "")
@@ -338,9 +355,13 @@ class OutputFormat:
             content |= answer | {"probabilities": self._probabilities(answer)}
         else:
             content |= answer
-        line = json.dumps(content, ensure_ascii=False)
+        try:
+            line = _JSON.encode(content)
+        except ValueError:  # NaN or infinity, which JSON does not have
+            content = {key: _finite(value) for key, value in content.items()}
+            line = json.dumps(content, ensure_ascii=False, default=str)
         # Escapes mean the same, and cannot control a terminal.
-        return ((line if line.isprintable() else json.dumps(content)) + "\n").encode()
+        return ((line if line.isprintable() else json.dumps(content, default=str)) + "\n").encode()
 
     def is_complete(self, row: bytes) -> bool:
         """Tell whether lines are a complete row: a column that is kept may have line breaks."""
@@ -356,6 +377,20 @@ class OutputFormat:
             return None
 
 
-def _cell(value: object) -> str:
-    """Return a value of a JSON object as a cell of a table."""
-    return "" if value is None else json.dumps(value, ensure_ascii=False)
+def _numbered(
+    answers: Sequence[Answer | str], first: int, kept: Sequence[Sequence]
+) -> Iterator[tuple[int, Sequence, Answer | str]]:
+    numbers = range(first, first + len(answers))
+    return zip(numbers, kept or [()] * len(answers), answers, strict=True)
+
+
+def cell(value: object) -> str:
+    """Return a value of a JSON object, or of Parquet, as a cell of a table."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    plain = isinstance(value, (bool, int, float, list, tuple, dict))
+    return json.dumps(value, ensure_ascii=False, default=str) if plain else str(value)
+
+
+def _finite(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

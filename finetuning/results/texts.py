@@ -40,7 +40,7 @@ def file_rows(
     skip_bad_rows : bool
         Whether an unusable row is yielded with its problem.
     format : str, optional
-        One of ``tables.FORMATS``; by default what the path's ending and the task say.
+        One of ``tables.FORMATS``, or ``PARQUET``; by default what :func:`input_format` says.
     keep : sequence of str
         Columns whose values are passed on.
 
@@ -54,9 +54,7 @@ def file_rows(
         quoted_advice="; if a spreadsheet has quoted the fields, pass --input_format quoted_tsv",
     )
     torn = TornRows(task)
-    format = format or format_of(
-        path, task.quoted_tsv, "rename it, or name its format with --input_format"
-    )
+    format = format or input_format(path, task)
     labelled = _glue_layout(path, task) if format == "tsv" else None
     if labelled is None:
         rows = with_texts(table_rows(file, format, _columns(task), keep))
@@ -67,11 +65,17 @@ def file_rows(
         if row.problem is None or torn.tolerates(row):
             yield InputRow(list(row.values[:2]), None, row.kept)
         elif skip_bad_rows:
-            yield InputRow([], f"line {row.line}: {row.problem}", row.kept)
+            yield InputRow([], f"{file.unit} {row.line}: {row.problem}", row.kept)
         else:
-            raise UserError(f"{path}, line {row.line}: {row.problem}")
+            raise UserError(f"{file.place(row.line)}: {row.problem}")
     for note in _notes(file):
         say(shown(f"note: {path}: {note}"), sys.stderr)
+
+
+def input_format(path: Path, task: Task) -> str:
+    """Return what a file's ending and the task say of its format; UserError if nothing."""
+    advice = "rename it, or name its format with --input_format"
+    return format_of(path, task.quoted_tsv, advice)
 
 
 def _notes(file: InputFile) -> Iterator[str]:

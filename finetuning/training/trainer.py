@@ -16,7 +16,7 @@ from mxnet import autograd
 import optimizer
 from bert.modeling import BERTClassifier
 from bert.parameters import parameters_of
-from dataset import TokenizedExamples, training_batches
+from dataset import NO_LINE, TokenizedExamples, training_batches
 from finetuning.options import Options
 from finetuning.training.inputs import NotFiniteError, logits_of, memory_for
 from finetuning.training.workers import Workers
@@ -290,6 +290,8 @@ class Trainer:
             where, numbers = "training examples", indices + 1
         else:
             where, numbers = "lines of the training file", origin["line"][indices]
+            if NO_LINE in numbers:
+                where, numbers = "rows of the training file (from 0)", origin["row"][indices]
         problem = (
             f"update {queued.update} (epoch {queued.epoch}, learning rate {queued.lr:.3g}) is not "
             f"finite: loss {loss}, gradient norm {norm}, {where} "
