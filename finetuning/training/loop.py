@@ -17,6 +17,7 @@ from finetuning.results.finished_run import read_results
 from finetuning.results.predictions import mistakes_text, read_predictions
 from finetuning.results.tensorboard_events import EventFile
 from finetuning.training import checkpoint
+from finetuning.training.check import Estimate
 from finetuning.training.evaluation import Evaluation
 from finetuning.training.folder import claim
 from finetuning.training.inputs import OutOfMemoryError
@@ -52,6 +53,7 @@ def train(run: Run) -> None:
 def train_epochs(run: Run, trainer: Trainer, state: RunState) -> None:
     """Train to the end. All ranks do the same: what depends on a clock or signal they agree on."""
     options, workers = run.options, run.workers
+    estimate = Estimate(run, trainer)
     interrupted, late = workers.agree(signals.received(), False)
     # An evaluation can be interrupted by a rank only if it is the only one.
     check = signals.check if workers.ranks == 1 else lambda: None
@@ -78,6 +80,7 @@ def train_epochs(run: Run, trainer: Trainer, state: RunState) -> None:
                 for update in trainer.updates_until(state.next_stop):
                     state.add(update)
                     progress(update)
+                    estimate(update)
                     events.add(update.update, _train_scalars(update))
                     interrupted, late = workers.agree(signals.received(), state.checkpoint_late)
                     if interrupted or late:

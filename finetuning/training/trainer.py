@@ -33,6 +33,7 @@ class Progress:
     update: int  # from 1
     epoch: int  # from 1
     examples: int
+    tokens: int
     loss: float  # mean over the update's examples
     lr: float
     gradient_norm: float  # global, before clipping
@@ -277,8 +278,9 @@ class Trainer:
         self.samples += examples
         self.seconds = time.perf_counter() - start
         speed = self.samples / self.seconds
+        tokens = sum(len(self._examples.tokens_of(indices)) for indices in queued.batches)
         return Progress(
-            queued.update, queued.epoch, examples, loss, queued.lr, norm, speed, problem
+            queued.update, queued.epoch, examples, tokens, loss, queued.lr, norm, speed, problem
         )
 
     def _skip(self, queued: _Queued, loss: float, norm: float) -> str:

@@ -195,4 +195,4 @@ def test_check_estimates_a_run_with_a_frozen_part(
     assert code == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "the frozen part computes the training and dev examples once" in printed
-    assert "estimated training time" in printed
+    assert "estimated time" in printed
