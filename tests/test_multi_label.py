@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import FLAGS
+from safetensors.numpy import load_file
 from scipy.special import expit
 from sklearn.metrics import f1_score
 
@@ -17,9 +20,11 @@ import finetune_classifier
 import plot_runs
 import predict
 from bert.parameters import read_params, write_params
+from finetuning import signals
 from finetuning.data.splits import folds, split_off
 from finetuning.data.tasks import task_from_config
 from finetuning.results.predictions import read_predictions, read_rows
+from finetuning.training import trainer
 
 LABELS = ("cat", "dog", "red")
 SMALL = (*FLAGS, "--label_column", "topics", "--multi_label", "|")
@@ -66,7 +71,9 @@ def run_folder(trained, tmp_path):
 
 
 def truth(path):
-    with path.open() as file:
+    if path.suffix == ".jsonl":
+        return [json.loads(line)["topics"] for line in path.read_text().splitlines()]
+    with path.open(newline="") as file:
         return [row["topics"].split("|") if row["topics"] else [] for row in csv.DictReader(file)]
 
 
@@ -156,32 +163,109 @@ def test_the_three_forms_of_the_labels_train_the_same_model(finetune_here, tmp_p
     assert models[0] == models[1] == models[2]
 
 
-def test_an_interrupted_run_ends_with_the_same_bytes(finetune_here, tmp_path):
-    train = write_topics(tmp_path / "a.csv", 60, 0)
-    flags = (*SMALL, "--train_file", train, "--dev_fraction", "0.3", "--lr", "1e-3")
-    code, complete = finetune_here(*flags, out="complete")
-    assert code == 0
-    from finetuning import signals
-    from finetuning.training import trainer
-
+def interrupt_after(updates, monkeypatch):
     original, seen = trainer.Trainer.updates_until, []
 
     def interrupting(self, stop):
         for update in original(self, stop):
             seen.append(update)
-            if len(seen) == 5:
+            if len(seen) == updates:
                 raise signals.Interrupted(2)
             yield update
 
-    trainer.Trainer.updates_until = interrupting
-    try:
+    monkeypatch.setattr(trainer.Trainer, "updates_until", interrupting)
+
+
+def check_resuming(flags, finetune_here, monkeypatch) -> Path:
+    """Check that an interrupted run ends with the bytes of a complete one, which is returned."""
+    code, complete = finetune_here(*flags, out="complete")
+    assert code == 0
+    with monkeypatch.context() as patch:
+        interrupt_after(5, patch)
         assert finetune_here(*flags, "--checkpoint_steps", "2", out="resumed")[0] != 0
-    finally:
-        trainer.Trainer.updates_until = original
     code, resumed = finetune_here("--resume", out="resumed", bert=False)
     assert code == 0
-    for name in ("model.params", "dev_predictions.tsv", "dev_mistakes.tsv"):
+    for name in ("model.params", "dev_predictions.tsv", "dev_mistakes.tsv", "config.json"):
         assert (complete / name).read_bytes() == (resumed / name).read_bytes()
+    return complete
+
+
+def test_an_interrupted_run_ends_with_the_same_bytes(finetune_here, tmp_path, monkeypatch):
+    train = write_topics(tmp_path / "a.csv", 60, 0)
+    flags = (*SMALL, "--train_file", train, "--dev_fraction", "0.3", "--lr", "1e-3")
+    check_resuming(flags, finetune_here, monkeypatch)
+
+
+@pytest.mark.parametrize("part", ["embeddings", "1", "all"])
+def test_several_labels_are_learned_behind_a_frozen_part(
+    part, finetune_here, tmp_path, tiny_bert, monkeypatch, capsys
+):
+    """With the kept outputs, and without them: MXNet's own operators keep none."""
+    train = write_topics(tmp_path / "a.csv", 120, 0)
+    flags = (*SMALL, "--train_file", train, "--dev_fraction", "0.3", "--freeze", part)
+    flags += ("--calibrate", "--lr", "1e-3")
+    out = check_resuming(flags, finetune_here, monkeypatch)
+    epochs = json.loads((out / "metrics.json").read_text())["epochs"]
+    assert epochs[-1]["train_loss"] < epochs[0]["train_loss"]
+    start, found = load_file(tiny_bert / "model.safetensors"), read_params(out / "model.params")
+    words = "bert.word_embed.0.weight"
+    (name,) = (name for name in start if name.endswith("word_embeddings.weight"))
+    np.testing.assert_array_equal(found[words], start[name])
+    config = json.loads((out / "config.json").read_text())
+    thresholds = config["calibration"]["thresholds"]
+    capsys.readouterr()
+    argv = ("--model_dir", out, "--input", train, "--keep_columns", "topics")
+    assert predict.main([str(text) for text in argv]) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(answers) == 120
+    for answer in answers:
+        above = [x for x in LABELS if answer["probabilities"][x] >= thresholds[x]]
+        assert answer["labels"] == above
+
+    flags = (*flags, "--dropout", "0", "--epochs", "1")
+    losses = []
+    for native in ((), ("--no_native",)):
+        code, again = finetune_here(*flags, *native, out=f"again{len(native)}")
+        assert code == 0
+        losses.append(json.loads((again / "metrics.json").read_text())["best"]["dev"]["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("format", ["jsonl", "csv", "tsv"])
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_columns_are_kept_beside_several_labels(ending, format, run_folder, tmp_path, capsysbinary):
+    """Also the column of the labels, which the answer's column of another name stands beside."""
+    source = write_topics(tmp_path / f"new.{ending}", 20, 3)
+    with source.open("a") as file:
+        file.write("" if ending == "csv" else '{"text": "", "topics": ["a\\nb"]}\n')
+        file.write(',"a\nb"\n' if ending == "csv" else "")
+    argv = ["--model_dir", run_folder, "--input", source, "--keep_columns", "topics,text"]
+    argv += ["--format", format, "--skip_bad_rows", "--top_k", "2"]
+    assert predict.main([str(text) for text in argv]) == 0
+    text = capsysbinary.readouterr().out.decode()
+    if format == "jsonl":
+        answers = [json.loads(line) for line in text.splitlines()]
+    else:
+        file = io.StringIO(text, newline="")
+        answers = [*csv.DictReader(file, delimiter="," if format == "csv" else "\t")]
+    assert [str(answer["index"]) for answer in answers] == [str(i) for i in range(21)]
+    assert list(answers[0])[:4] == ["index", "topics", "text", "labels"]
+    expected = truth(source)
+    kept = [answer["topics"] for answer in answers]
+    if ending == "csv":
+        kept = [topics.split("|") if topics else [] for topics in kept]
+    elif format != "jsonl":
+        kept = [json.loads(topics) for topics in kept]
+    assert kept == expected
+    assert answers[-1]["error"] and not answers[-1].get("labels")
+
+
+def test_a_column_named_as_the_answers_is_refused(run_folder, tmp_path, capsys):
+    (tmp_path / "new.csv").write_text("text,labels,label\na,b,c\n")
+    argv = ["--model_dir", run_folder, "--input", tmp_path / "new.csv", "--keep_columns"]
+    assert predict.main([str(text) for text in (*argv, "labels")]) == 2
+    assert "--keep_columns labels: the output has a column 'labels'" in capsys.readouterr().err
+    assert predict.main([str(text) for text in (*argv, "label")]) == 0
 
 
 def test_folds_seeds_and_only_inference(finetune_here, run_folder, tmp_path):
