@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import mxnet as mx
 import pytest
 from conftest import run_script, write_mrpc
 from helpers import FLAGS, write_sentences
@@ -125,3 +126,69 @@ def test_a_regression_is_learned(finetune_here, tmp_path):
     assert best["dev"]["loss"] < 2  # always saying the mean costs about 2.9
     config = json.loads((out / "config.json").read_text())
     assert config["problem_type"] == "regression" and config["label_column"] == "label"
+
+
+# With which gluonnlp published its logs, word for word; in the last, --task_name is its default.
+PUBLISHED = (
+    "--task_name MRPC --batch_size 32 --lr 2e-5 --epochs 5 --seed 27 --warmup_ratio 0.1",
+    "--task_name MRPC --batch_size 32 --lr 2e-5 --epochs 3",
+    "--task_name RTE --batch_size 32 --lr 2e-5 --epochs 5 --seed 33 --warmup_ratio 0.1",
+    "--task_name SST --batch_size 32 --lr 2e-5 --epochs 5 --seed 2 --warmup_ratio 0.1",
+    "--task_name CoLA --batch_size 32 --lr 2e-5 --epochs 10 --optimizer bertadam",
+    "--task_name STS-B --batch_size 32 --lr 2e-5 --epochs 5 --seed 24 --warmup_ratio 0.1",
+    "--batch_size 32 --optimizer bertadam --epochs 2 --seed 2 --lr 6e-5",
+)
+# A line of each of these tasks' files, by label.
+LINES = {
+    "RTE": ("0\ta dog ran\tthe cat\t{}", ("entailment", "not_entailment")),
+    "SST-2": ("a dog ran \t{}", "01"),
+    "CoLA": ("gj04\t{}\t\tA dog ran.", "01"),
+    "STS-B": ("0\tmain\tMSRvid\t2012\t1\tnone\tnone\ta dog\tthe cat\t{}", ("0.000", "4.500")),
+}
+HEADERS = {
+    "RTE": "index\tsentence1\tsentence2\tlabel",
+    "SST-2": "sentence\tlabel",
+    "STS-B": "\t".join(
+        "index genre filename year old_index source1 source2 sentence1 sentence2 score".split()
+    ),
+}
+
+
+def write_glue(folder):
+    """Write small files of the tasks that gluonnlp's logs are of, in their layouts."""
+    write_mrpc(folder, train=12, dev=6)
+    for name, (line, labels) in LINES.items():
+        (folder / name).mkdir()
+        rows = [line.format(label) for label in labels]
+        header = [HEADERS[name]] if name in HEADERS else []
+        for split in ("train", "dev"):
+            (folder / name / f"{split}.tsv").write_text("\n".join([*header, *rows * 6]) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize("flags", PUBLISHED)
+def test_the_commands_of_gluonnlps_logs_train_and_evaluate(flags, finetune_here, tmp_path, capsys):
+    data = ("--data_dir", write_glue(tmp_path / "glue"))
+    code, out = finetune_here(*flags.split(), "--pad", *data)
+    output = capsys.readouterr()
+    assert code == 0 and output.err.count("--pad is not needed") == 1
+    assert output.err.count("\n") == 1
+    results = json.loads((out / "metrics.json").read_text())
+    assert len(results["epochs"]) == int(flags.partition("--epochs ")[2].split()[0])
+    assert results["epochs"][0]["dev"].keys() >= {"loss"}
+    again = ("--model_parameters", out, "--only_inference", "--pad", *flags.split())
+    assert finetune_here(*again, *data, out="again", bert=False)[0] == 0
+    scores = json.loads((tmp_path / "again" / "eval_metrics.json").read_text())["dev"]
+    assert scores == pytest.approx(results["best"]["dev"], rel=1e-5)
+
+
+@pytest.mark.parametrize("more", ["--gpu 0", "--gpu 0 --dtype float16", "--pad --gpu"])
+def test_without_a_gpu_gluonnlps_flags_are_answered_in_one_sentence(
+    more, finetune_here, tmp_path, capsys
+):
+    if mx.context.num_gpus():
+        pytest.skip("this machine has a GPU")
+    code, out = finetune_here(*PUBLISHED[0].split(), *more.split())
+    *notes, sentence = capsys.readouterr().err.splitlines()
+    assert code == 2 and sentence.endswith("or leave out --gpu") and not out.exists()
+    assert ["--pad is not needed" in note for note in notes] == ["--pad" in more] * len(notes)
