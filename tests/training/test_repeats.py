@@ -144,25 +144,42 @@ def test_each_cell_of_a_grid_is_the_run_of_its_flags_alone(finetune_here, data, 
     assert ("may be equally good" in printed) == (means[0] - means[1] < spread)
 
 
-def test_a_grid_that_was_killed_and_resumed_ends_in_the_same_table(tiny_bert, data, tmp_path):
+@pytest.mark.parametrize(
+    "moment, grid",
+    [
+        ("epoch 1, update 2/", ("--epochs", "1,2", "--lr", "1e-3,3e-3")),
+        ("--lr=0.003: 2 of 2", ("--epochs", "1", "--lr", "1e-3,3e-3", "--seeds", "1,2")),
+    ],
+)
+def test_a_grid_that_was_killed_and_resumed_ends_in_the_same_table(
+    moment, grid, tiny_bert, data, tmp_path
+):
+    flags = ("--pretrained_bert_parameters", tiny_bert, "--max_len", "32", "--data_dir", data)
+    flags += ("--batch_size", "8", "--log_interval", "1", *grid)
+
     def start(out, *more):
-        flags = ("--pretrained_bert_parameters", tiny_bert, "--max_len", "32", "--data_dir", data)
-        command = (*flags, "--epochs", "1,2", "--lr", "1e-3,3e-3", "--output_dir", out, *more)
-        words = [sys.executable, "finetune_classifier.py", *map(str, command)]
+        words = [sys.executable, "finetune_classifier.py", "--output_dir", out, *more]
+        words = list(map(str, words))
         return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
-    whole = start(tmp_path / "whole")
-    assert whole.wait() == 0
-    killed = start(tmp_path / "killed")
+    def table(log):
+        lines = log.splitlines()
+        first = max(i for i, line in enumerate(lines) if line.split()[:1] == ["lr"])
+        return "\n".join(lines[first:]).replace(str(tmp_path / "killed"), str(tmp_path / "whole"))
+
+    expected, _ = start(tmp_path / "whole", *flags).communicate()
+    killed = start(tmp_path / "killed", *flags)
     for line in killed.stdout:
-        if "--epochs=2: 2 of 4" in line:
+        if moment in line:
             break
     killed.kill()
     killed.communicate()
     assert not (tmp_path / "killed/metrics.json").exists()
     resumed = start(tmp_path / "killed", "--resume")
     log, _ = resumed.communicate()
-    assert resumed.returncode == 0 and "there is nothing to resume" in log
+    assert resumed.returncode == 0
+    assert ("there is nothing to resume" in log) == ("update" not in moment)
+    assert table(log) == table(expected) and table(log).count("\n") >= 3
     tables = [(tmp_path / name / "metrics.json").read_text() for name in ("whole", "killed")]
     assert tables[0] == tables[1]
 
