@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import nlargest
+from itertools import repeat
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -348,13 +349,13 @@ class OutputFormat:
     def _json(self, index: int, kept: Sequence, answer: Answer | str) -> bytes:
         content: dict[str, object] = {"index": index}
         if self._keep:
-            content |= dict(zip(self._keep, kept or [None] * len(self._keep), strict=True))
+            content.update(zip(self._keep, kept or repeat(None), strict=False))
         if isinstance(answer, str):
             content["error"] = answer
-        elif self._labels:
-            content |= answer | {"probabilities": self._probabilities(answer)}
         else:
-            content |= answer
+            content.update(answer)
+            if self._top_k is not None and self._labels:
+                content["probabilities"] = self._probabilities(answer)
         try:
             line = _JSON.encode(content)
         except ValueError:  # NaN or infinity, which JSON does not have
