@@ -8,14 +8,16 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bert import __version__
+from bert import __version__, terminal
 from bert.errors import UserError
 from bert.run_config import HEAD, LONG_TEXT
 from bert.terminal import say
+from finetuning import command
 from finetuning.data.tasks import LANGUAGES, OWN_DATA, SEPARATOR, TASKS, find_task
 from finetuning.flags import (
     OptionsParser,
@@ -452,5 +454,17 @@ them, and a run resumes only with the values that it began with.
 """
 
 
+def main() -> int:
+    def work() -> None:
+        # Unlike what is only shown, a file must be complete.
+        with (
+            suppress(BrokenPipeError),
+            open(sys.stdout.fileno(), "w", encoding="utf-8", closefd=False) as file,
+        ):
+            file.write(document())
+
+    return command.run("finetuning.options", work)
+
+
 if __name__ == "__main__":
-    print(document(), end="")
+    terminal.start(main)

@@ -192,3 +192,17 @@ def test_without_a_gpu_gluonnlps_flags_are_answered_in_one_sentence(
     *notes, sentence = capsys.readouterr().err.splitlines()
     assert code == 2 and sentence.endswith("or leave out --gpu") and not out.exists()
     assert ["--pad is not needed" in note for note in notes] == ["--pad" in more] * len(notes)
+
+
+def test_a_regression_is_not_calibrated(finetune_here, tmp_path, capsys):
+    """Whether the task says that it is one, or the model to start from."""
+    data = ("--data_dir", write_glue(tmp_path / "glue"))
+    code, _ = finetune_here("--task_name", "STS-B", *data, "--calibrate")
+    assert code == 2 and "STS-B is a regression" in capsys.readouterr().err
+    train = write_sentences(tmp_path / "train.csv", 20, 0, regression=True)
+    files = ("--train_file", train, "--dev_fraction", "0.2", "--epochs", "1")
+    code, model = finetune_here("--text_a_column", "text", *files, "--regression", out="scores")
+    assert code == 0
+    again = ("--model_parameters", model, *files, "--calibrate")
+    code, _ = finetune_here(*again, bert=False)
+    assert code == 2 and "own data is a regression" in capsys.readouterr().err

@@ -6,6 +6,9 @@ import ast
 import dataclasses
 import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, run_script
@@ -80,6 +83,15 @@ def test_the_docs_are_those_generated_from_the_declarations():
     assert (ROOT / "docs/flags.md").read_text(encoding="utf-8") == document(), (
         "run: python -m finetuning.options > docs/flags.md"
     )
+
+
+def test_docs_for_which_the_disk_has_no_room_are_a_failure():
+    command = [sys.executable, "-m", "finetuning.options"]
+    with Path("/dev/full").open("w") as full:
+        run = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert run.returncode == 1 and run.stderr.count("\n") == 1
+    run = run_script("-m", "finetuning.options")
+    assert run.returncode == 0 and run.stdout == document()
 
 
 @pytest.mark.parametrize("name", SPELLINGS)

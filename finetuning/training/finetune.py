@@ -79,6 +79,10 @@ def prepare(options: Options, workers: Workers) -> Run:
         trained = task_from_config(classifier.config)
         classifier.config.pop("calibration", None)  # it was fitted to the parameters at the start
     splits = read_splits(options, trained)
+    if options.calibrate and splits.task.regression:
+        raise UserError(
+            f"--calibrate is for classifiers, and {splits.task.name} is a regression: leave it out"
+        )
     if classifier is None:
         classifier = new_classifier(options, splits.task, workers.ctx)
     classifier.config.update(task_to_config(splits.task))

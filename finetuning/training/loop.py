@@ -175,8 +175,9 @@ def write_model_description(run: Run, folder: Path) -> None:
 
 def check_same_run(run: Run, saved: dict, state: RunState) -> None:
     """Raise UserError where flags or files are not those of the run to resume."""
-    contents = saved["identity"]["contents"]
-    # A run of an earlier version lacks the flags that are new: it had what is their default.
+    # A run of an earlier version lacks the labels, and the flags that are new: it had what is their
+    # default.
+    contents = {"labels": state.identity["contents"]["labels"], **saved["identity"]["contents"]}
     defaults = {f.name: f.default for f, _ in flags_of(run.options)}
     arguments = defaults | saved["identity"]["arguments"]
     differences = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import platform
 from dataclasses import dataclass
@@ -60,6 +62,8 @@ class Run:
                 "training data": checkpoint.fingerprint(self.train.arrays()),
                 "dev data": checkpoint.fingerprint(dev_arrays),
                 "pretrained weights": checkpoint.fingerprint(weights),
+                # The examples have their numbers.
+                "labels": hashlib.sha256(json.dumps(data.task.labels).encode()).hexdigest(),
             },
         }
 

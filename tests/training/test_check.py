@@ -56,7 +56,7 @@ def examples_of(tokens):
 
 
 def test_the_estimate_is_of_the_tokens_that_are_left(monkeypatch):
-    """Batches of similar length differ in their tokens, and so in their time."""
+    """Batches differ in their tokens, and so in their time."""
     train, dev, test = (examples_of(tokens) for tokens in (3000, 300, 90))
     data = SimpleNamespace(dev={"": dev}, test={"test": test})
     run = SimpleNamespace(options=options(batch_size=10, epochs=4), data=data, train=train)

@@ -139,3 +139,19 @@ def test_tensorboard_reads_the_curves(finished):
 def test_no_event_files_where_none_are_wanted(finetune_here, glue_dir):
     code, out = finetune_here("--data_dir", glue_dir, *RUN, "--no_tensorboard")
     assert code == 0 and not list(out.glob("events*"))
+
+
+def test_labels_that_were_renamed_are_other_labels(finetune_here, tmp_path, capsys):
+    """The examples and their labels' numbers are the same."""
+    train = write_sentences(tmp_path / "train.csv", 40, 0)
+    flags = (*FLAGS, "--train_file", train, "--dev_fraction", "0.2", "--epochs", "1")
+    code, out = finetune_here(*flags)
+    assert code == 0
+    before = {path: path.read_bytes() for path in out.iterdir() if path.name != "train.log"}
+    rows = [row.rsplit(",", 1) for row in train.read_text().splitlines()]
+    renamed = {"cat": "car", "dog": "dot"}
+    train.write_text("".join(f"{text},{renamed.get(x, x)}\n" for text, x in rows))
+    assert finetune_here(*flags, "--resume")[0] == 2
+    assert "the labels have changed" in capsys.readouterr().err
+    after = {path: path.read_bytes() for path in out.iterdir() if path.name != "train.log"}
+    assert after == before
