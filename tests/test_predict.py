@@ -130,7 +130,7 @@ def test_predicting_on_a_cpu_does_not_load_mxnet(runs):
     code = f"""
 import sys, predict
 assert predict.main(["--model_dir", {str(runs / "single")!r}, "--text_a", "a dog"]) == 0
-sys.exit(" ".join({{"mxnet", "scipy", "pandas"}} & set(sys.modules)) or 0)
+sys.exit(" ".join({{"mxnet", "scipy", "pandas", "pyarrow"}} & set(sys.modules)) or 0)
 """
     run = run_script("-c", code)
     assert run.returncode == 0 and '"label"' in run.stdout, run.stderr

@@ -21,6 +21,7 @@ Line = tuple[int, str, str | None]
 _START = 64
 _EXPORT = "export it as CSV (UTF-8) from the program that wrote it"
 _PANDAS = "convert it in Python with pandas.read_{}(…).to_csv(…, index=False)"
+_PARQUET = "let its name end in .parquet, or pass --input_format parquet to predict.py"
 # How a file begins, what it is, and what helps: {} are its name and that of the new file.
 # UTF-32's byte order mark begins with UTF-16's, and so comes first.
 _SIGNATURES = (
@@ -35,7 +36,7 @@ _SIGNATURES = (
     (rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Excel file", _EXPORT),
     (rb"%PDF-\d", "a PDF file", "get its rows as CSV"),
     (rb"SQLite format 3\x00", "an SQLite database", "sqlite3 -csv -header {} 'SELECT …' > {}"),
-    (rb"PAR1[\x00-\x08\x0e-\x1f]", "a Parquet file", "let its name end in .parquet"),
+    (rb"PAR1[\x00-\x08\x0e-\x1f]", "a Parquet file", _PARQUET),
     (rb"ARROW1\x00|FEA1", "an Arrow file", _PANDAS.format("feather")),
     (rb"\x89HDF\r\n\x1a\n", "an HDF5 file", _PANDAS.format("hdf")),
     (rb"\xff\xfe\x00\x00|\x00\x00\xfe\xff", "UTF-32 text", "iconv -f UTF-32 -t UTF-8 {} > {}"),

@@ -72,7 +72,7 @@ class ParquetFile:
 
     def _unreadable(self, error: Exception) -> UserError:
         why = (str(error).splitlines() or [type(error).__name__])[0]
-        return UserError(f"cannot read {self._path}: it is damaged ({why})")
+        return UserError(f"cannot read {self._path} as Parquet ({why}): is it damaged?")
 
     def rows(
         self, texts: Sequence[str | None], keep: Sequence[str], lists: Sequence[str]
@@ -111,7 +111,11 @@ class ParquetFile:
             kind = kind.value_type
         extension = isinstance(kind, self._pa.BaseExtensionType)
         if types.is_nested(kind) or "binary" in str(kind) or extension:
-            advice = "cast it to string" if "binary" in str(kind) else "name another column"
+            advice = "name another column"
+            if "binary" in str(kind):
+                advice = "cast it to string"
+            elif "list" in str(kind) and not may_be_list:
+                advice = "lists are for the labels of --multi_label"
             raise UserError(
                 f"{self._path}: the column {name!r} holds {self.types[name]}, not text or numbers: "
                 f"{advice}"
