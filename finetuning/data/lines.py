@@ -21,7 +21,10 @@ Line = tuple[int, str, str | None]
 _START = 64
 _EXPORT = "export it as CSV (UTF-8) from the program that wrote it"
 _PANDAS = "convert it in Python with pandas.read_{}(…).to_csv(…, index=False)"
-_PARQUET = "let its name end in .parquet, or pass --input_format parquet to predict.py"
+_PARQUET = (
+    "pass the file itself under a name that ends in .parquet, or to predict.py with --input_format "
+    "parquet"
+)
 # How a file begins, what it is, and what helps: {} are its name and that of the new file.
 # UTF-32's byte order mark begins with UTF-16's, and so comes first.
 _SIGNATURES = (

@@ -208,7 +208,7 @@ def check_refused(path, message):
 
 def test_parquet_of_another_name_is_told(tmp_path):
     (tmp_path / "a.csv").write_bytes(b"PAR1\x15\x04\x15")
-    with pytest.raises(UserError, match="is a Parquet file, not UTF-8 text: let its name end in "):
+    with pytest.raises(UserError, match="is a Parquet file, not UTF-8 text: pass the file "):
         read(tmp_path / "a.csv")
 
 
