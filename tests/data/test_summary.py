@@ -47,7 +47,7 @@ def test_check_reports_and_leaves_nothing(finetune_here, tmp_path, capsys):
         "segment 0: [CLS] " + first[0],
         f"label '{first[1]}'",
         "the longest batch (16 examples",
-        "min for 5 epochs",
+        "s for 5 epochs",
     ):
         assert expected in text, expected
 
