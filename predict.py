@@ -124,10 +124,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--dtype",
-        choices=("float32", "bfloat16"),
+        choices=("float32", "bfloat16", "auto"),
         default="float32",
-        help="data type of matrix products; bfloat16 (CPU) is faster with AVX512-BF16, and changes "
-        "logits in the third digit, sometimes the second (default: float32)",
+        help="data type of matrix products; bfloat16 (CPU) is faster with AVX512-BF16 or AMX, and "
+        "changes logits in the third digit, sometimes the second; auto: bfloat16 on a CPU that is "
+        "faster in it, otherwise float32 (default: float32)",
     )
     parser.add_argument("--gpu", action="store_true", help="predict on the first GPU")
     add_num_threads(parser)
@@ -149,6 +150,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--input - needs --input_format: {', '.join(FORMATS)}{why}")
     if args.gpu and args.dtype == "bfloat16":
         parser.error("--dtype bfloat16 is for CPUs: leave out --gpu")
+    if args.dtype == "auto":
+        args.dtype = runtime.dtype_for("auto", args.gpu)
+        terminal.say(f"note: --dtype auto takes {args.dtype}", sys.stderr)
     ending = str(args.output).rpartition(".")[2].lower()
     if ending in ("gz", "bz2", "xz", "zst"):
         parser.error(f"--output is not compressed: choose a name without .{ending}")

@@ -95,6 +95,17 @@ def bfloat16_units() -> str | None:
     return "AVX-512" if "avx512_bf16" in flags else None
 
 
+def dtype_for(asked: str, gpu: bool = False) -> str:
+    """Return the data type of products that a ``dtype`` asks for.
+
+    ``auto`` is bfloat16 where the processor has units for it, and so multiplies faster in it;
+    elsewhere, and on GPUs, it is float32. Any other is itself.
+    """
+    if asked != "auto":
+        return asked
+    return "bfloat16" if bfloat16_units() and not gpu else "float32"
+
+
 def allow_amx() -> bool:
     """Ask Linux to let this process use AMX, the matrix units; returns whether it does."""
     request_permission, tile_data = 0x1023, 18  # ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA

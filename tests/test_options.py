@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, run_script
 
+from bert import runtime
 from bert.errors import UserError
 from finetuning import options as module
 from finetuning.flags import flags_of, listed, number
@@ -253,6 +254,15 @@ def test_what_decides_is_recorded_under_the_names_of_old_in_their_order():
         "dev_batch_size": 32,
         "dtype": "float32",
     }
+
+
+@pytest.mark.parametrize("units, taken", [(None, "float32"), ("AVX-512", "bfloat16")])
+def test_auto_is_the_type_that_the_processor_is_faster_in(units, taken, monkeypatch):
+    monkeypatch.setattr(runtime, "bfloat16_units", lambda: units)
+    options = parse("", ["--dtype", "auto"])
+    assert options.dtype == options.deciding()["dtype"] == taken
+    assert parse("", ["--dtype", "auto", "--gpu"]).dtype == "float32"
+    assert parse("", []).dtype == "float32"
 
 
 def test_options_are_never_written_to():

@@ -159,6 +159,7 @@ DAMAGES = {
     "best.epoch": 77,
     "best.dev": {"accuracy": "high"},
     "arguments.batch_size": 0,
+    "arguments.dtype": "float8",
     "data.train.lengths": {"short": 3},
     "data.train.padding": {"all": -1},
 }

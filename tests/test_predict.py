@@ -108,6 +108,25 @@ def test_a_processor_without_bfloat16_is_said_to_emulate_it(runs, monkeypatch, c
     assert "warning: this processor emulates bfloat16" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("units, taken", [(None, "float32"), ("AMX", "bfloat16")])
+def test_auto_is_the_type_that_the_processor_is_faster_in(
+    units, taken, runs, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(runtime, "bfloat16_units", lambda: units)
+    test = write_sentences(tmp_path / "test.csv", 20, 7)
+    found = []
+    for dtype in ("auto", taken):
+        output = tmp_path / f"{dtype}.jsonl"
+        flags = ("--model_dir", runs / "single", "--input", test, "--output", output)
+        assert predict_here(*flags, "--dtype", dtype) == 0
+        found.append((output.read_bytes(), capsys.readouterr().err))
+        answers = load_classifier(runs / "single", dtype=dtype)(["the dog", "a cat"])
+        found[-1] += (answers,)
+    assert found[0][0] == found[1][0] and found[0][2] == found[1][2]
+    assert f"note: --dtype auto takes {taken}" in found[0][1]
+    assert "--dtype auto" not in found[1][1]
+
+
 @pytest.mark.usefixtures("native_library")
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 2e-5), ("bfloat16", 5e-3)])
 def test_without_a_compiler_mxnets_operators_give_the_same(dtype, tolerance, runs, tmp_path):
@@ -181,6 +200,27 @@ def test_python_applies_temperature_and_threshold(runs, tmp_path):
         assert row["label"] == "dog"  # its probability is above the threshold
         odds = [row["probabilities"]["dog"] / row["probabilities"]["cat"] for row in (row, before)]
         assert odds[0] == pytest.approx(odds[1] ** 0.5, rel=1e-3)
+
+
+@pytest.mark.parametrize("network", [False, True])
+def test_python_multiplies_in_the_type_that_is_asked_for(network, runs):
+    found = []
+    for dtype in ("float32", "bfloat16"):
+        classifier = load_classifier(runs / "single", dtype=dtype)
+        if network:
+            assert classifier.net.bert.bfloat16 == (dtype == "bfloat16")
+        answers = classifier(QUERIES["single"][0])
+        found.append([list(answer["probabilities"].values()) for answer in answers])
+    assert found[0] != found[1]
+    np.testing.assert_allclose(*found, atol=5e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bf16", ""])
+def test_python_refuses_another_type(dtype, runs):
+    with pytest.raises(UserError, match="dtype must be float32, bfloat16"):
+        load_classifier(runs / "single", dtype=dtype)
+    with pytest.raises(UserError, match="dtype must be float32, bfloat16"):
+        load_classifier(runs / "single", ctx=mx.gpu(0), dtype="bfloat16")
 
 
 @pytest.mark.parametrize("compiler", [True, False])

@@ -60,7 +60,8 @@ _ARGUMENTS = schema.fields(
         "batch_size": schema.whole(1),
         "accumulate": schema.whole(1),
         "training_steps": schema.optional(schema.whole(1)),
-    }
+    },
+    {"dtype": schema.one_of("float32", "bfloat16", "float16")},
 )
 # What metrics.json and the state in a checkpoint say of a run that has an evaluation, or none yet.
 PROGRESS = {

@@ -150,7 +150,7 @@ def check(run: Run) -> None:
 
 def evaluate_only(run: Run) -> None:
     """Measure --model_parameters on the dev split, and predict the test split."""
-    results: dict = {"task": run.data.task.name}
+    results: dict = {"task": run.data.task.name, "dtype": run.options.dtype}
     if run.data.dev:
         evaluation = Evaluation(run)
         results |= {"dev": evaluation.metrics, **evaluation.by_class()}

@@ -152,6 +152,9 @@ def open_workers(options: Options) -> Workers:
     if options.comm_backend == "horovod":
         horovod = importlib.import_module("horovod.mxnet")
         horovod.init()
+        low = options.dtype == "bfloat16"
+        if all(Workers([mx.cpu()], horovod).agree(low, not low)):
+            raise UserError("--dtype auto is bfloat16 on some of the machines only: name the type")
     if options.gpu is None:
         return Workers([mx.cpu()], horovod)
     missing = runtime.why_no_gpu()

@@ -66,6 +66,22 @@ def test_a_run_in_bfloat16_says_so_and_is_not_resumed_in_float32(finetune_here, 
     assert "--dtype was bfloat16, now float32" in capsys.readouterr().err
 
 
+def test_a_run_in_auto_records_the_type_it_took_and_keeps_it(
+    finetune_here, glue_dir, capsys, monkeypatch
+):
+    monkeypatch.setattr(runtime, "bfloat16_units", lambda: "AVX-512")
+    flags = ("--data_dir", glue_dir, "--training_steps", "2", "--lr", "1e-3", "--dtype", "auto")
+    code, out = finetune_here(*flags)
+    assert code == 0
+    assert "bfloat16 products by AVX-512" in capsys.readouterr().out
+    assert json.loads((out / "metrics.json").read_text())["arguments"]["dtype"] == "bfloat16"
+    # Resumed on another machine, with the flags that the run recorded.
+    monkeypatch.setattr(runtime, "bfloat16_units", lambda: None)
+    assert finetune_here("--resume", bert=False)[0] == 2
+    assert "--dtype was bfloat16, now float32" in capsys.readouterr().err
+    assert finetune_here("--resume", "--dtype", "bfloat16", bert=False)[0] == 0
+
+
 def test_a_trained_model_is_evaluated_in_the_type_that_is_asked_for(finetune_here, glue_dir):
     flags = ("--data_dir", glue_dir)
     code, trained = finetune_here(*flags, "--training_steps", "2", "--lr", "1e-3")
@@ -75,7 +91,9 @@ def test_a_trained_model_is_evaluated_in_the_type_that_is_asked_for(finetune_her
         inference = ("--only_inference", "--model_parameters", trained, "--dtype", dtype)
         code, out = finetune_here(*flags, *inference, out=dtype, bert=False)
         assert code == 0
-        found.append(json.loads((out / "eval_metrics.json").read_text())["dev"]["loss"])
+        results = json.loads((out / "eval_metrics.json").read_text())
+        assert results["dtype"] == dtype
+        found.append(results["dev"]["loss"])
     assert found[0] != found[1] and found[0] == pytest.approx(found[1], abs=1e-3)
 
 
