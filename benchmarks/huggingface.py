@@ -1,7 +1,7 @@
-"""Hugging Face transformers on PyTorch. Variants in training: "padded" (every pair to 128 tokens,
+"""Hugging Face transformers on PyTorch, training. Variants: "padded" (every pair to 128 tokens,
 run_glue.py's default), "dynamic" (to the batch's longest), "grouped" (and batches of similar
-length, by transformers' own sampler), "compiled" (grouped, under torch.compile). Inference:
-"dynamic" (the file's order, as its Trainer evaluates), "sorted" (by length)."""
+length, by transformers' own sampler), "compiled" (grouped, under torch.compile). With bfloat16
+under torch.autocast, as --bf16 does it."""
 
 from __future__ import annotations
 
@@ -30,10 +30,6 @@ def main() -> None:
 
     if args.variant in ("grouped", "compiled"):
         order = list(LengthGroupedSampler(workload.BATCH_SIZE, lengths=lengths))
-    elif args.variant == "sorted":
-        order = sorted(range(len(pairs)), key=lambda i: -lengths[i])
-    elif args.mode == "inference":
-        order = list(range(len(pairs)))
     else:
         order = torch.randperm(len(pairs)).tolist()
     epoch = [
@@ -50,16 +46,6 @@ def main() -> None:
         return batch | {"labels": torch.tensor([labels[i] for i in chosen])}
 
     watch = workload.Stopwatch()
-    if args.mode == "inference":
-        model.eval()
-        with torch.inference_mode():
-            for _ in range(2):
-                watch.start()
-                for chosen in epoch:
-                    model(**collate(chosen)).logits.numpy()
-                    watch.step_done()
-        watch.report(len(pairs), sum(lengths))
-        return
     model.train()
     decayed = [p for n, p in model.named_parameters() if "bias" not in n and "LayerNorm" not in n]
     others = [p for n, p in model.named_parameters() if "bias" in n or "LayerNorm" in n]
@@ -76,7 +62,9 @@ def main() -> None:
     for number, chosen in enumerate(epoch[: workload.WARM_UP_STEPS] + timed_batches):
         if number == workload.WARM_UP_STEPS:
             watch.start()
-        forward(**collate(chosen)).loss.backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.dtype == "bfloat16"):
+            loss = forward(**collate(chosen)).loss
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

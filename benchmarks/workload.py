@@ -1,9 +1,16 @@
 """What every contestant is given: the pairs, the sizes, and the form of its answer.
 
-Each contestant is a process that cuts the whole training set into batches in its own way, makes a
-few updates to warm up (allocation, compilation, caches), times some that stand for the epoch, and
-prints one line of JSON. Cutting only a few hundred pairs would not do: batches of similar length
-need thousands to choose from, and small buckets give small batches.
+Each contestant is a process that measures one mode and prints one line of JSON.
+
+training
+    It cuts the whole training set into batches in its own way, makes a few updates to warm up
+    (allocation, compilation, caches) and times some that stand for the epoch. Cutting only a few
+    hundred pairs would not do: batches of similar length need thousands to choose from, and small
+    buckets give small batches.
+inference
+    The dev set, sorted by length, in batches of the size that it is fastest with.
+latency
+    One text of random words after the other.
 """
 
 from __future__ import annotations
@@ -12,16 +19,20 @@ import argparse
 import json
 import os
 import resource
+import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 BATCH_SIZE = 32
+BATCH_SIZES = (4, 8, 16, 32)  # tried in inference
 MAX_LEN = 128
 LR = 5e-5
 DROPOUT = 0.1
 SEED = 1
 WARM_UP_STEPS = 3
+LATENCY_TOKENS = (16, 128)
+LATENCY_SECONDS = 1.5
 
 
 def describe(description: str | None, glue: bool = False) -> None:
@@ -35,11 +46,12 @@ def describe(description: str | None, glue: bool = False) -> None:
 
 def parse_args(description: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--model", type=Path, required=True, help="Hugging Face model directory")
+    parser.add_argument("--model", type=Path, required=True, help="folder that make_models.py made")
     parser.add_argument("--data", type=Path, required=True, help="folder with train.tsv, dev.tsv")
     parser.add_argument("--batches", type=int, required=True, help="to time in training")
-    parser.add_argument("--mode", choices=("training", "inference"), default="training")
+    parser.add_argument("--mode", choices=("training", "inference", "latency"), required=True)
     parser.add_argument("--variant", default="", help="see the contestant")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "int8"), default="float32")
     return parser.parse_args()
 
 
@@ -75,6 +87,54 @@ def tokens_of(batches: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
     return int(sum(lengths[i] for batch in batches for i in batch))
 
 
+# Computes batches, of which each is a list of the pairs' indices.
+OnePass = Callable[[list[list[int]]], object]
+
+
+def inference(lengths: Sequence[int], one_pass: OnePass, as_in_file: bool = False) -> None:
+    """Time all pairs, in the batch size that is fastest for a quarter of the batches; report it.
+
+    ``as_in_file``: not sorted by length, in batches of :data:`BATCH_SIZE`.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: 0 if as_in_file else -lengths[i])
+
+    def batches(size: int) -> list[list[int]]:
+        return [order[start : start + size] for start in range(0, len(order), size)]
+
+    def seconds_a_pair(part: list[list[int]]) -> float:
+        one_pass(part)  # allocates, and compiles what depends on shapes
+        start = time.perf_counter()
+        one_pass(part)
+        return (time.perf_counter() - start) / sum(map(len, part))
+
+    sizes = [BATCH_SIZE] if as_in_file else BATCH_SIZES
+    size = min(sizes, key=lambda size: seconds_a_pair(batches(size)[::4]))
+    seconds = seconds_a_pair(batches(size))
+    report(
+        pairs_per_second=1 / seconds,
+        tokens_per_second=sum(lengths) / len(lengths) / seconds,
+        batch_size=size,
+    )
+
+
+def latency(one_text: Callable[[int], object]) -> None:
+    """Time texts of :data:`LATENCY_TOKENS` tokens, one after the other, and report the medians."""
+    found = {}
+    for tokens in LATENCY_TOKENS:
+        times: list[float] = []
+        while sum(times) < LATENCY_SECONDS:
+            start = time.perf_counter()
+            one_text(tokens)
+            times.append(time.perf_counter() - start)
+        found[f"ms_{tokens}"] = 1e3 * statistics.median(times[len(times) // 4 :])
+    report(**found)
+
+
+def random_ids(tokens: int) -> list[int]:
+    """Return the ids of a text for :func:`latency`."""
+    return [1000 + 977 * i % 20_000 for i in range(tokens)]
+
+
 class Stopwatch:
     """Times what follows the warm-up, and notes when the first step was done."""
 
@@ -92,13 +152,14 @@ class Stopwatch:
     def report(self, pairs: int, tokens: int) -> None:
         """Print the measurement; ``pairs`` and ``tokens`` (no padding) are what was timed."""
         seconds = time.perf_counter() - self._start
-        print(
-            json.dumps(
-                {
-                    "pairs_per_second": pairs / seconds,
-                    "tokens_per_second": tokens / seconds,
-                    "first_step_seconds": self._first_step,
-                    "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-                }
-            )
+        report(
+            pairs_per_second=pairs / seconds,
+            tokens_per_second=tokens / seconds,
+            first_step_seconds=self._first_step,
         )
+
+
+def report(**found: float) -> None:
+    """Print a contestant's answer."""
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({**found, "peak_mb": peak_mb}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -12,7 +13,10 @@ from conftest import ROOT
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import bench
+import contestants
 import workload
+
+from bert import runtime
 
 BASE = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12}
 
@@ -43,21 +47,78 @@ def test_spread_shows_median_least_and_greatest():
     assert bench.spread(runs(30.0, 10.0, 11.0), "pairs_per_second") == "11.0 (10.0 to 30.0)"
 
 
-def test_goals_divide_medians_and_state_each_target(base):
-    constants = {"tokens_per_second": 400.0, "peak_mb": 500.0, "first_step_seconds": 3.0}
-    ours = runs(60.0, 90.0, 10.0, **constants)
-    peer = runs(40.0, 39.0, 41.0, **constants | {"peak_mb": 1000.0, "first_step_seconds": 4.0})
-    contestants = {
-        "training": dict.fromkeys(bench.TRAINING, peer) | {"this project": ours},
-        "inference": dict.fromkeys(bench.INFERENCE, peer) | {"this project": ours},
+def everything_of(base, ours, peer, mode="training"):
+    """Return what was measured: ours, and every other contestant as the peer."""
+    measured = {
+        name: ours if name.startswith("this project") else peer
+        for name in contestants.CONTESTANTS[mode]
     }
-    results = {(base, mode): measured for mode, measured in contestants.items()}
-    rows = "\n".join(bench.goals(results, [base], 350.0))
-    assert "training, pairs per second, over Hugging Face, length-grouped | 1.50 (≥ 1.45)" in rows
-    assert "inference, pairs per second, over Hugging Face, sorted by length | 1.50 (≥ 1.2)" in rows
-    assert "training, peak mb, over Hugging Face, length-grouped | 0.50 (≤ 1.0)" in rows
-    assert "first step seconds, over Hugging Face, length-grouped | 0.75 (≤ 0.5)" in rows
-    assert "58% (≥ 65%)" in rows
+    return {(base, mode): (measured, {"float32": 400.0, "bfloat16": 800.0})}
+
+
+CONSTANTS = {"tokens_per_second": 400.0, "peak_mb": 500.0, "first_step_seconds": 3.0}
+
+
+def test_goals_divide_medians_and_state_each_target(base, monkeypatch):
+    ours = runs(60.0, 90.0, 10.0, **CONSTANTS)
+    peer = runs(40.0, 39.0, 41.0, **CONSTANTS | {"peak_mb": 1000.0, "first_step_seconds": 4.0})
+    everything = everything_of(base, ours, peer)
+    monkeypatch.setattr(runtime, "bfloat16_units", lambda: "AVX-512")
+    rows = "\n".join(bench.goals(everything, [base]))
+    us = "this project, float32 over Hugging Face, length-grouped, float32"
+    assert f"training, pairs per second: {us} | 1.50 (≥ 2.00)" in rows
+    assert f"training, peak mb: {us} | 0.50 (≤ 1.00)" in rows
+    assert f"first step seconds: {us} | 0.75 (≤ 0.50)" in rows
+    flops = 6 * bench.encoder_parameters(base) * 400
+    assert f"share of the bfloat16 peak | {flops / 800e9:.0%} (≥ 65%)" in rows
+    assert "inference" not in rows and "latency" not in rows  # they were not measured
+    monkeypatch.setattr(runtime, "bfloat16_units", lambda: "AMX")
+    assert f"pairs per second: {us} | 1.50 (≥ 1.80)" in "\n".join(bench.goals(everything, [base]))
+
+
+def test_several_peers_are_compared_with_at_their_best(base):
+    (results, peak) = everything_of(base, runs(60.0), runs(40.0), "inference")[base, "inference"]
+    results[contestants.ONNX] = runs(50.0)
+    rows = "\n".join(bench.goals({(base, "inference"): (results, peak)}, [base]))
+    best = f"the best of {contestants.OPENVINO}, {contestants.ONNX}, {contestants.TORCH}"
+    assert f"{contestants.US} over {best} | 1.20 (≥ 1.20)" in rows
+    times = [{"ms_16": 3.0, "ms_128": 9.0, "peak_mb": 1.0}]
+    (results, peak) = everything_of(base, times, times, "latency")[base, "latency"]
+    results[contestants.OPENVINO] = [{"ms_16": 2.0, "ms_128": 12.0}]
+    rows = "\n".join(bench.goals({(base, "latency"): (results, peak)}, [base]))
+    assert f"ms 16: {contestants.US} over {best} | 1.50 (≤ 0.90)" in rows
+    assert f"ms 128: {contestants.US} over {best} | 1.00 (≤ 0.90)" in rows
+
+
+def test_a_table_names_the_processor_its_peaks_and_the_share_of_the_contestants_type(base):
+    everything = everything_of(base, runs(60.0, **CONSTANTS), runs(40.0, **CONSTANTS))
+    lines = bench.markdown(*everything[base, "training"], base, "training")
+    assert runtime.processor() in lines[2] and "float32 400, bfloat16 800" in lines[2]
+    flops = 6 * bench.encoder_parameters(base) * 400
+    for name, peak in ((contestants.US, 400e9), (contestants.US_BFLOAT16, 800e9)):
+        (row,) = [line for line in lines if line.startswith(f"| {name} |")]
+        assert row.endswith(f"| {flops / peak:.0%} |")
+    assert len({line.count("|") for line in lines[4:-1]}) == 1
+
+
+@pytest.mark.usefixtures("native_library")
+def test_the_probe_measures_each_type_that_the_processor_has_units_for():
+    found = bench.peaks()
+    assert found["float32"] > 1
+    units = runtime.bfloat16_units()
+    assert found["bfloat16"] > found["float32"] if units else found["bfloat16"] == 0
+
+
+def test_inference_takes_the_batch_size_that_is_fastest(capsys):
+    def one_pass(batches):
+        assert all(len(batch) == len(batches[0]) for batch in batches)
+        for batch in batches:
+            time.sleep(1e-3 if len(batch) == 8 else 2e-3 * len(batch))
+
+    workload.inference([5] * 64, one_pass)
+    assert json.loads(capsys.readouterr().out)["batch_size"] == 8
+    workload.inference([5] * 64, one_pass, as_in_file=True)
+    assert json.loads(capsys.readouterr().out)["batch_size"] == workload.BATCH_SIZE
 
 
 def test_timed_batches_have_the_whole_epochs_tokens_a_pair():
