@@ -2,8 +2,8 @@
 //
 // The sentences (or pairs) of a batch follow each other without padding, sentence s in rows
 // offsets[s] to offsets[s + 1]. Between two products rows are in memory, [rows, stride_of(columns)];
-// the columns that fill a row up are 0. The threads share each phase. Products are in float32 or bfloat16; everything else
-// is float32. A sentence's result depends on nothing but the sentence, so that it does not matter
+// the columns that fill a row up are 0. Products are in float32 or bfloat16; everything else is
+// float32. The threads share each phase of a few sentences; of many, each thread computes some. A sentence's result depends on nothing but the sentence, so that it does not matter
 // which thread computes what.
 #include "gelu.h"
 #include "inference_attention.h"
@@ -21,6 +21,7 @@ struct Sizes {
 struct Batch {
   const int32_t *ids, *types, *offsets;  // [tokens], [tokens], [sentences + 1], from 0 on
   int64_t sentences;
+  float* logits;  // [sentences, classes]
   int64_t tokens() const { return offsets[sentences]; }
 };
 
@@ -30,7 +31,8 @@ class Network {
   explicit Network(const Sizes& sizes) : sizes_(sizes) {}
   virtual ~Network() = default;
   const Sizes& sizes() const { return sizes_; }
-  virtual void run(const Batch& batch, float* logits) = 0;  // [sentences, classes]
+  virtual void together(const Batch& batch) = 0;  // the threads share its phases
+  virtual void alone(const std::vector<Batch>& batches) = 0;  // each thread computes some
 
  private:
   const Sizes sizes_;
@@ -86,13 +88,24 @@ class PackedNetwork : public Network {
     pooler_.push_back(from.dense<Float32>(1, sizes.classes, units));
   }
 
-  void run(const Batch& batch, float* logits) override {
-    reserve(batch);
-    const std::vector<int32_t> place = places(batch);
-    const int threads = scratch_.size();
-    Team team(threads, kPhases * (sizes().layers + 1));
+  void together(const Batch& batch) override {
+    const int threads = omp_get_max_threads();
+    reserve(1, threads, {batch});
+    Team team(threads, phases());
     Helpers::run(threads, [&](int thread) {
-      Work(this, batch, place.data(), logits, &team, &scratch_[thread]).run();
+      Work(*this, batch, &buffers_[0], &team, &scratch_[thread]).run();
+    });
+  }
+
+  void alone(const std::vector<Batch>& batches) override {
+    const int threads = omp_get_max_threads();
+    reserve(threads, threads, batches);
+    std::atomic<size_t> next{0};
+    Helpers::run(threads, [&](int thread) {
+      for (size_t i; (i = next.fetch_add(1)) < batches.size();) {
+        Team team(1, phases());
+        Work(*this, batches[i], &buffers_[thread], &team, &scratch_[thread]).run();
+      }
     });
   }
 
@@ -124,28 +137,30 @@ class PackedNetwork : public Network {
 
   static constexpr bool kSame = std::is_same<Number, float>::value;
 
-  static constexpr int kPhases = 9;  // of a layer at most, and before and after the layers
+  // What a batch needs while it is computed.
+  struct Buffers {
+    Rows all, first;  // all tokens; each sentence's first
+    Buffer<float> outputs;
+  };
+
+  // Of a layer at most, and before and after the layers.
+  int64_t phases() const { return 9 * (sizes().layers + 1); }
 
   // What one thread does.
   class Work {
    public:
-    Work(PackedNetwork* network, const Batch& batch, const int32_t* place, float* logits, Team* team,
+    Work(const PackedNetwork& network, const Batch& batch, Buffers* buffers, Team* team,
          AttentionScratch* scratch)
-        : n_(*network),
-          batch_(batch),
-          place_(place),
-          logits_(logits),
-          member_(team),
-          scratch_(scratch) {}
+        : n_(network), batch_(batch), b_(*buffers), member_(team), scratch_(scratch) {}
 
     void run() {
       [[maybe_unused]] const typename Type::Unit unit;
       embed();
       for (const Layer& layer : n_.layers_) {
         const bool last = &layer == &n_.layers_.back();
-        Rows* rows = last ? &n_.first_ : &n_.all_;
+        Rows* rows = last ? &b_.first : &b_.all;
         if (last) project_last(layer);
-        else project(n_.all_, batch_.tokens(), layer.qkv, 0, layer.qkv.panels());
+        else project(b_.all, batch_.tokens(), layer.qkv, 0, layer.qkv.panels());
         attend(last, rows);
         finish_layer(layer, rows, last ? batch_.sentences : batch_.tokens());
       }
@@ -202,11 +217,12 @@ class PackedNetwork : public Network {
         const int units = this->units();
         const float* word = n_.word_ + batch_.ids[row] * sizes().units;
         const float* type = n_.type_ + batch_.types[row] * sizes().units;
-        const float* position = n_.position_ + place_[row] * sizes().units;
-        float* x = &n_.all_.hidden[row * stride()];
+        const int32_t* after = std::upper_bound(batch_.offsets, batch_.offsets + batch_.sentences, row);
+        const float* position = n_.position_ + (row - after[-1]) * sizes().units;
+        float* x = &b_.all.hidden[row * stride()];
 #pragma omp simd
         for (int c = 0; c < units; ++c) x[c] = word[c] + type[c] + position[c];
-        normalise_row(&n_.all_, row, n_.norm_);
+        normalise_row(&b_.all, row, n_.norm_);
       });
     }
 
@@ -226,19 +242,19 @@ class PackedNetwork : public Network {
     void project_last(const Layer& layer) {
       for_rows(batch_.sentences, [&](int64_t s) {
         const int64_t from = batch_.offsets[s] * stride();
-        std::copy_n(&n_.all_.hidden[from], stride(), &n_.first_.hidden[s * stride()]);
+        std::copy_n(&b_.all.hidden[from], stride(), &b_.first.hidden[s * stride()]);
         if constexpr (!kSame)
-          std::copy_n(&n_.all_.low[from], stride(), &n_.first_.low[s * stride()]);
+          std::copy_n(&b_.all.low[from], stride(), &b_.first.low[s * stride()]);
       });
-      project(n_.all_, batch_.tokens(), layer.qkv, units() / kPanel, layer.qkv.panels());
-      project(n_.first_, batch_.sentences, layer.qkv, 0, panels_of(units()));
+      project(b_.all, batch_.tokens(), layer.qkv, units() / kPanel, layer.qkv.panels());
+      project(b_.first, batch_.sentences, layer.qkv, 0, panels_of(units()));
     }
 
     void attend(bool first_only, Rows* rows) {
       const Queries<Number> queries = {rows->q.data(), rows->context.data(),
                                        stride_of(3 * units()), stride(), first_only};
       const Sentences sentences = {batch_.offsets, units(), sizes().heads,
-                                   n_.all_.q.data() + units()};
+                                   b_.all.q.data() + units()};
       member_.phase(batch_.sentences * sizes().heads, [&](const Share& heads, int64_t) {
         attend_heads<Type>(sentences, queries, heads, scratch_);
       });
@@ -268,42 +284,42 @@ class PackedNetwork : public Network {
       const auto plain = [](float sum, float) { return sum; };
       const Packed<Float32> &pooler = n_.pooler_[0], &classifier = n_.pooler_[1];
       const int64_t count = batch_.sentences, out_stride = stride_of(sizes().classes);
-      float *hidden = n_.first_.hidden.data(), *pooled = n_.first_.q.data();
-      float* out = n_.outputs_.data();
+      float *hidden = b_.first.hidden.data(), *pooled = b_.first.q.data();
+      float* out = b_.outputs.data();
       dense(hidden, count, stride(), pooler, pooled, stride(), tanh);
       dense(pooled, count, stride(), classifier, out, out_stride, plain);
       for_rows(count, [&](int64_t row) {
-        std::copy_n(out + row * out_stride, sizes().classes, logits_ + row * sizes().classes);
+        std::copy_n(out + row * out_stride, sizes().classes, batch_.logits + row * sizes().classes);
       });
     }
 
-    PackedNetwork& n_;
+    const PackedNetwork& n_;
     const Batch& batch_;
-    const int32_t* place_;
-    float* logits_;
+    Buffers& b_;
     Team::Member member_;
     AttentionScratch* scratch_;
   };
 
-  // Memory is asked for here: in a helping thread nobody could catch that there is none.
-  void reserve(const Batch& batch) {
-    all_.reserve(batch.tokens(), sizes());
-    first_.reserve(batch.sentences, sizes());
-    const size_t outputs = batch.sentences * stride_of(sizes().classes);
-    outputs_.resize(std::max(outputs_.size(), outputs));
+  // For the largest of the batches. Memory is asked for here: in a helping thread nobody could
+  // catch that there is none.
+  void reserve(size_t buffers, size_t threads, const std::vector<Batch>& batches) {
+    int64_t tokens = 0, sentences = 0;
     int longest = 0;
-    for (int64_t s = 0; s < batch.sentences; ++s)
-      longest = std::max(longest, batch.offsets[s + 1] - batch.offsets[s]);
-    scratch_.resize(omp_get_max_threads());
+    for (const Batch& batch : batches) {
+      tokens = std::max(tokens, batch.tokens());
+      sentences = std::max(sentences, batch.sentences);
+      for (int64_t s = 0; s < batch.sentences; ++s)
+        longest = std::max(longest, batch.offsets[s + 1] - batch.offsets[s]);
+    }
+    if (buffers_.size() < buffers) buffers_.resize(buffers);
+    for (size_t i = 0; i < buffers; ++i) {
+      Buffers& b = buffers_[i];
+      b.all.reserve(tokens, sizes());
+      b.first.reserve(sentences, sizes());
+      b.outputs.resize(std::max<size_t>(b.outputs.size(), sentences * stride_of(sizes().classes)));
+    }
+    if (scratch_.size() < threads) scratch_.resize(threads);
     for (AttentionScratch& scratch : scratch_) scratch.reserve(longest, sizes().units / sizes().heads);
-  }
-
-  static std::vector<int32_t> places(const Batch& batch) {
-    std::vector<int32_t> place(batch.tokens());
-    for (int64_t s = 0; s < batch.sentences; ++s)
-      for (int32_t row = batch.offsets[s]; row < batch.offsets[s + 1]; ++row)
-        place[row] = row - batch.offsets[s];
-    return place;
   }
 
   const float eps_;
@@ -311,13 +327,34 @@ class PackedNetwork : public Network {
   const Norm norm_;
   std::vector<Layer> layers_;
   std::vector<Packed<Float32>> pooler_;  // and the classifier
-  Rows all_, first_;                     // all tokens; each sentence's first
-  Buffer<float> outputs_;
+  std::vector<Buffers> buffers_;         // of the batches that are computed at the same time
   std::vector<AttentionScratch> scratch_;  // of each thread
 };
 
-// Rows that are computed together: enough to read the weights seldom, few enough for the caches.
-constexpr int64_t kTokens = 512;
+// Tokens of a batch: enough to read the weights seldom, few enough for the caches.
+constexpr int64_t kTogether = 512, kAlone = 512;
+constexpr int64_t kFewest = 64;  // with fewer, threads that share each phase read less weights
+
+// Cuts sentences into at most `count` batches of about the same number of tokens. The batches point
+// into `offsets`.
+std::vector<Batch> cut(const Batch& all, const int32_t* lengths, int64_t tokens, int64_t count,
+                       int64_t classes, std::vector<int32_t>* offsets) {
+  offsets->resize(2 * all.sentences);
+  int32_t* next = offsets->data();
+  std::vector<Batch> batches;
+  for (int64_t s = 0, before = 0; s < all.sentences;) {
+    Batch batch = {all.ids + before, all.types + before, next, 0, all.logits + s * classes};
+    const int64_t end = tokens * (batches.size() + 1) / count - before;
+    *next = 0;
+    do {
+      next[1] = next[0] + lengths[s++];
+      ++next, ++batch.sentences;
+    } while (s < all.sentences && *next + lengths[s] / 2 < end);
+    before += *next++;
+    batches.push_back(batch);
+  }
+  return batches;
+}
 
 // Whether ids, types and lengths stay within the tables: otherwise memory of others would be read.
 bool valid(const Sizes& sizes, const int32_t* ids, const int32_t* types, int64_t tokens,
@@ -365,16 +402,21 @@ int bert_inference_run(void* handle, const int32_t* ids, const int32_t* types, i
   Network* network = static_cast<Network*>(handle);
   if (!valid(network->sizes(), ids, types, tokens, lengths, sentences)) return 2;
   try {
-    int64_t end = 0;
-    while (end < sentences) {
-      const int64_t begin = end;
-      std::vector<int32_t> offsets = {0};
-      do offsets.push_back(offsets.back() + lengths[end++]);
-      while (end < sentences && offsets.back() + lengths[end] <= kTokens);
-      network->run({ids, types, offsets.data(), end - begin}, logits);
-      ids += offsets.back(), types += offsets.back();
-      logits += (end - begin) * network->sizes().classes;
-    }
+    const Batch all = {ids, types, nullptr, sentences, logits};
+    const int64_t classes = network->sizes().classes, threads = omp_get_max_threads();
+    std::vector<int32_t> offsets;
+    const auto cut_into = [&](int64_t count) {
+      return cut(all, lengths, tokens, count, classes, &offsets);
+    };
+    const int64_t turns = divide_up(tokens, threads * kAlone);
+    const std::vector<Batch> batches = cut_into(threads * turns);
+    int64_t longest = 0;
+    for (const Batch& batch : batches) longest = std::max(longest, batch.tokens());
+    const bool even = longest * turns * threads <= tokens + tokens / 8;
+    if (threads == 1 || (even && longest >= kFewest))
+      network->alone(batches);
+    else
+      for (const Batch& batch : cut_into(divide_up(tokens, kTogether))) network->together(batch);
     return 0;
   } catch (const std::bad_alloc&) {
     return 1;
