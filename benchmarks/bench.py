@@ -315,10 +315,11 @@ def report(everything: dict, rounds: int) -> str:
             "training set into batches in its own way; "
             + ", ".join(f"{count} ({name})" for name, count in BATCHES.items())
             + " consecutive batches of average length are timed",
-            "- Inference: the dev set sorted by length, each contestant in the batch size of "
-            f"{', '.join(map(str, workload.BATCH_SIZES))} that it is fastest in; OpenVINO with its "
-            "hint for throughput. OpenVINO and ONNX Runtime read the ONNX file that "
-            "export_classifier.py writes (int8: with --quantize dynamic)",
+            "- Inference: the dev set (of BERT base every third pair) sorted by length, each "
+            f"contestant in the batch size of {', '.join(map(str, workload.BATCH_SIZES))} that it "
+            "is fastest in, this project in predict.py's; OpenVINO with its hint for throughput. "
+            "OpenVINO and ONNX Runtime read the ONNX file that export_classifier.py writes (int8: "
+            "with --quantize dynamic)",
             "- Latency: one text after the other, medians; OpenVINO with its hint for latency",
             f"- Medians of {rounds} interleaved rounds (minimum to maximum). Useful FLOPs are 6 "
             "(inference: 2) × encoder parameters × unpadded tokens, and their peak is that of the "

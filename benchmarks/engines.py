@@ -94,7 +94,10 @@ def main() -> None:
         return dict(tokenizer.pad(features, padding="longest", return_tensors="np"))
 
     one_pass = lambda batches: compute([batch_of(part) for part in batches])  # noqa: E731
-    workload.inference(lengths, one_pass, args.variant == "dynamic")
+    if args.variant == "dynamic":
+        workload.inference(lengths, one_pass, [workload.BATCH_SIZE], as_in_file=True)
+    else:
+        workload.inference(lengths, one_pass)
 
 
 def text(tokens: int) -> Batch:

@@ -15,6 +15,7 @@ from bert import runtime
 
 args = workload.parse_args(__doc__)
 BFLOAT16 = args.dtype == "bfloat16"
+PREDICTED_TOGETHER = 128  # predict.py, by default
 STOCK = args.variant == "stock"
 if STOCK or args.mode == "training":
     runtime.prepare(bfloat16=BFLOAT16)
@@ -48,6 +49,7 @@ def main() -> None:
         workload.inference(
             examples.lengths.tolist(),
             lambda batches: [compute(examples, np.array(batch)) for batch in batches],
+            workload.BATCH_SIZES if STOCK else [PREDICTED_TOGETHER],
         )
         return
     texts = {tokens: text(tokens) for tokens in workload.LATENCY_TOKENS}

@@ -117,8 +117,8 @@ def test_inference_takes_the_batch_size_that_is_fastest(capsys):
 
     workload.inference([5] * 64, one_pass)
     assert json.loads(capsys.readouterr().out)["batch_size"] == 8
-    workload.inference([5] * 64, one_pass, as_in_file=True)
-    assert json.loads(capsys.readouterr().out)["batch_size"] == workload.BATCH_SIZE
+    workload.inference([5] * 64, one_pass, [16], as_in_file=True)
+    assert json.loads(capsys.readouterr().out)["batch_size"] == 16
 
 
 def test_timed_batches_have_the_whole_epochs_tokens_a_pair():

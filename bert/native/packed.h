@@ -199,19 +199,28 @@ void panel_tile(int64_t steps, const typename Type::Number* x, int64_t stride,
                 const typename Type::Number* panel, const typename Type::Number* next,
                 float* sums) {
   constexpr int kStep = Type::kStep, kLine = 64 / sizeof(*x);
-  Vec sum[kRows][kPanelVectors] = {};
+  // Unrolled, all of `sum` stays in registers: otherwise it is cleared and copied in memory, too.
+  Vec sum[kRows][kPanelVectors];
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 3
+    for (int j = 0; j < kPanelVectors; ++j) sum[i][j] = Vec{};
   for (; steps > 0; --steps, x += kStep, panel += kPanel * kStep, next += kPanel * kStep) {
     typename Type::Columns columns[kPanelVectors];
     for (int j = 0; j < kPanelVectors; ++j)
       columns[j] = typename Type::Columns(panel + j * kWidth * kStep);
     if (kFetch)
       for (int j = 0; j < kPanel * kStep; j += kLine) __builtin_prefetch(next + j, 0, 2);
+#pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
       const typename Type::Element element(x + i * stride);
+#pragma GCC unroll 3
       for (int j = 0; j < kPanelVectors; ++j) Type::add(columns[j], element, &sum[i][j]);
     }
   }
+#pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 3
     for (int j = 0; j < kPanelVectors; ++j) store(sum[i][j], sums + i * kPanel + j * kWidth);
 }
 

@@ -36,6 +36,9 @@ from finetuning.training.record import is_of_run
 # How many batches of a file are read, sorted by length and written at a time: enough for little
 # padding, few enough for constant memory. Standard input is answered batch by batch.
 _BATCHES_PER_CHUNK = 32
+# How many batches are computed in one call of C++, which pads nothing and divides them among the
+# threads itself: the more, the more evenly; an interrupt waits for its end.
+_BATCHES_PER_CALL = 4
 # A chunk that has so many characters is not filled up: the memory is constant for long texts, too.
 _CHARACTERS = 2**20
 
@@ -169,7 +172,8 @@ def by_native_code(saved: SavedClassifier, args: argparse.Namespace) -> Logits:
 
     def logits(examples: dataset.TokenizedExamples) -> np.ndarray:
         found = np.empty((len(examples.lengths), inference.num_classes), np.float32)
-        for indices in dataset.evaluation_batches(examples.lengths, args.batch_size):
+        size = _BATCHES_PER_CALL * args.batch_size
+        for indices in dataset.evaluation_batches(examples.lengths, size):
             found[indices] = dataset.logits_by(inference, examples, indices)
         if not np.isfinite(found).all():
             raise RunError("the network's outputs are not finite; none of them were saved")
