@@ -332,7 +332,7 @@ class PackedNetwork : public Network {
 };
 
 // Tokens of a batch: enough to read the weights seldom, few enough for the caches.
-constexpr int64_t kTogether = 512, kAlone = 512;
+constexpr int64_t kTogether = 512, kAlone = 1024;
 constexpr int64_t kFewest = 64;  // with fewer, threads that share each phase read less weights
 
 // Cuts sentences into at most `count` batches of about the same number of tokens. The batches point
