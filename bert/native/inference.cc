@@ -3,10 +3,12 @@
 // The sentences (or pairs) of a batch follow each other without padding, sentence s in rows
 // offsets[s] to offsets[s + 1]. Between two products rows are in memory, [rows, stride_of(columns)];
 // the columns that fill a row up are 0. Products are in float32 or bfloat16; everything else is
-// float32. The threads share each phase of a few sentences; of many, each thread computes some. A sentence's result depends on nothing but the sentence, so that it does not matter
-// which thread computes what.
+// float32. The threads share each phase of a few sentences; of many, each thread computes some. A
+// sentence's result depends on nothing but the sentence, so that it does not matter which thread
+// computes what.
 #include "gelu.h"
 #include "inference_attention.h"
+#include "inference_batch.h"
 #include "layer_norm.h"
 #include "packed.h"
 #include "team.h"
@@ -16,13 +18,6 @@ namespace {
 
 struct Sizes {
   int64_t words, types, positions, layers, units, hidden, heads, classes;
-};
-
-struct Batch {
-  const int32_t *ids, *types, *offsets;  // [tokens], [tokens], [sentences + 1], from 0 on
-  int64_t sentences;
-  float* logits;  // [sentences, classes]
-  int64_t tokens() const { return offsets[sentences]; }
 };
 
 // What a caller gets to hold, for either type of numbers.
@@ -217,7 +212,8 @@ class PackedNetwork : public Network {
         const int units = this->units();
         const float* word = n_.word_ + batch_.ids[row] * sizes().units;
         const float* type = n_.type_ + batch_.types[row] * sizes().units;
-        const int32_t* after = std::upper_bound(batch_.offsets, batch_.offsets + batch_.sentences, row);
+        const int32_t *first = batch_.offsets, *last = first + batch_.sentences;
+        const int32_t* after = std::upper_bound(first, last, row);
         const float* position = n_.position_ + (row - after[-1]) * sizes().units;
         float* x = &b_.all.hidden[row * stride()];
 #pragma omp simd
@@ -319,7 +315,8 @@ class PackedNetwork : public Network {
       b.outputs.resize(std::max<size_t>(b.outputs.size(), sentences * stride_of(sizes().classes)));
     }
     if (scratch_.size() < threads) scratch_.resize(threads);
-    for (AttentionScratch& scratch : scratch_) scratch.reserve(longest, sizes().units / sizes().heads);
+    const int depth = sizes().units / sizes().heads;
+    for (AttentionScratch& scratch : scratch_) scratch.reserve(longest, depth);
   }
 
   const float eps_;
@@ -334,27 +331,6 @@ class PackedNetwork : public Network {
 // Tokens of a batch: enough to read the weights seldom, few enough for the caches.
 constexpr int64_t kTogether = 512, kAlone = 1024;
 constexpr int64_t kFewest = 64;  // with fewer, threads that share each phase read less weights
-
-// Cuts sentences into at most `count` batches of about the same number of tokens. The batches point
-// into `offsets`.
-std::vector<Batch> cut(const Batch& all, const int32_t* lengths, int64_t tokens, int64_t count,
-                       int64_t classes, std::vector<int32_t>* offsets) {
-  offsets->resize(2 * all.sentences);
-  int32_t* next = offsets->data();
-  std::vector<Batch> batches;
-  for (int64_t s = 0, before = 0; s < all.sentences;) {
-    Batch batch = {all.ids + before, all.types + before, next, 0, all.logits + s * classes};
-    const int64_t end = tokens * (batches.size() + 1) / count - before;
-    *next = 0;
-    do {
-      next[1] = next[0] + lengths[s++];
-      ++next, ++batch.sentences;
-    } while (s < all.sentences && *next + lengths[s] / 2 < end);
-    before += *next++;
-    batches.push_back(batch);
-  }
-  return batches;
-}
 
 // Whether ids, types and lengths stay within the tables: otherwise memory of others would be read.
 bool valid(const Sizes& sizes, const int32_t* ids, const int32_t* types, int64_t tokens,
@@ -402,21 +378,17 @@ int bert_inference_run(void* handle, const int32_t* ids, const int32_t* types, i
   Network* network = static_cast<Network*>(handle);
   if (!valid(network->sizes(), ids, types, tokens, lengths, sentences)) return 2;
   try {
-    const Batch all = {ids, types, nullptr, sentences, logits};
-    const int64_t classes = network->sizes().classes, threads = omp_get_max_threads();
-    std::vector<int32_t> offsets;
-    const auto cut_into = [&](int64_t count) {
-      return cut(all, lengths, tokens, count, classes, &offsets);
-    };
+    Cut cut({ids, types, nullptr, sentences, logits}, lengths, network->sizes().classes);
+    const int64_t threads = omp_get_max_threads();
     const int64_t turns = divide_up(tokens, threads * kAlone);
-    const std::vector<Batch> batches = cut_into(threads * turns);
+    const std::vector<Batch> batches = cut.into(threads * turns);
     int64_t longest = 0;
     for (const Batch& batch : batches) longest = std::max(longest, batch.tokens());
     const bool even = longest * turns * threads <= tokens + tokens / 8;
     if (threads == 1 || (even && longest >= kFewest))
       network->alone(batches);
     else
-      for (const Batch& batch : cut_into(divide_up(tokens, kTogether))) network->together(batch);
+      for (const Batch& batch : cut.into(divide_up(tokens, kTogether))) network->together(batch);
     return 0;
   } catch (const std::bad_alloc&) {
     return 1;

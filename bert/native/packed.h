@@ -24,8 +24,8 @@ constexpr int kPanelVectors = 3, kPanelRows = 8;  // with columns and an element
 constexpr int kPanelVectors = 2, kPanelRows = 6;  // 15 of 16
 #endif
 constexpr int kPanel = kPanelVectors * kWidth;
-// Rows that are multiplied with a panel before the next one comes: they stay in the second cache, of
-// which a megabyte is usual. With half as many, MiniLM is 7 % slower: panels are read more often.
+// Rows that are multiplied with a panel before the next one comes: they stay in the second cache,
+// which usually has a megabyte. With half as many MiniLM is 7 % slower: panels are read more often.
 constexpr int64_t kBlockBytes = 512 << 10;
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
