@@ -2,8 +2,9 @@
 
 The tokens of all pairs of a batch follow each other in one array, ``[T, units]``, without padding;
 pair b has the rows ``offsets[b]`` to ``offsets[b + 1]``. The mathematics is that of
-:mod:`bert.modeling`, whose blocks call these functions with their parameters. Dense layers use
-MXNet's operator, except on processors with AMX, whose matrix units multiply float32 faster.
+:mod:`bert.modeling`, whose blocks call these functions with their parameters. In bfloat16 a layer
+is one operator. Otherwise dense layers use MXNet's operator, except that on processors with AMX
+float32 is multiplied by their matrix units; in bfloat16 MXNet uses these itself.
 
 ``dropout`` is an int32 array ``[2]`` given at every step: a seed, and the rate times 2^24 (0 when
 not training). ``site`` numbers the places where dropout is applied.
@@ -16,7 +17,16 @@ import numpy as np
 from bert import native
 
 SITES_PER_LAYER = 3
-_KINDS = ("relu", "silu", "gelu_new")  # the order in native/activation.cc
+_KINDS = ("relu", "silu", "gelu_new", "gelu")  # the order in native/activations.h
+# A layer's parameters, in the order of native/layer.cc.
+LAYER_PARAMETERS = (
+    *("attention_cell_proj_query_weight", "attention_cell_proj_query_bias"),
+    *("attention_cell_proj_key_weight", "attention_cell_proj_key_bias"),
+    *("attention_cell_proj_value_weight", "attention_cell_proj_value_bias"),
+    *("proj_weight", "proj_bias", "layer_norm_gamma", "layer_norm_beta"),
+    *("ffn_ffn_1_weight", "ffn_ffn_1_bias", "ffn_ffn_2_weight", "ffn_ffn_2_bias"),
+    *("ffn_layer_norm_gamma", "ffn_layer_norm_beta"),
+)
 # NumPy has no bfloat16; this is how MXNet represents it.
 BFLOAT16 = np.dtype([("bfloat16", np.uint16)])
 
@@ -56,6 +66,19 @@ def encoder_cell(F, config, layer, cls_only, bfloat16, hidden, offsets, dropout,
     """Return a layer's output ``[T, units]``; with cls_only the [CLS] rows, ``[B, units]``."""
     units = config.units
     site = 1 + SITES_PER_LAYER * layer
+    if bfloat16 and not native.amx:
+        return F.bert_layer(
+            hidden,
+            offsets,
+            dropout,
+            *(weights[name] for name in LAYER_PARAMETERS),
+            heads=config.num_heads,
+            site=site,
+            eps=config.layer_norm_eps,
+            kind=_KINDS.index(config.hidden_act),
+            cls=int(cls_only),
+            bfloat16=1,
+        )
 
     def product(data, weight, num_hidden):
         return dense(F, data, weight, num_hidden, bfloat16)

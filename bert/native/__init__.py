@@ -33,6 +33,11 @@ site, eps)``
     gelu(x + bias) ``[rows, units]``, with the exact normal cdf.
 ``bert_bias_activation(x, bias, kind)``
     Another activation of x + bias: **kind** 0 is relu, 1 silu, 2 gelu with tanh.
+``bert_layer(x, offsets, dropout, parameters..., heads, site, eps, kind, cls, bfloat16)``
+    An encoder layer ``[T, units]``, or with **cls** its output for each pair's first token only,
+    ``[B, units]``: see ``layer.cc``. **x** is ``[T, units]``, the 16 parameters are those of
+    :data:`bert.fused.LAYER_PARAMETERS`, **site** is the first of three, and **kind** 3 is gelu.
+    With **bfloat16** the factors of its products are rounded to bfloat16.
 ``bert_dense(x, weight)``
     x weightᵀ ``[rows, units]``, only if :data:`amx` is true: as exact as products in float32, and
     faster. **x** is ``[rows, depth]``, **weight** ``[units, depth]``.
@@ -74,6 +79,7 @@ OPERATORS = (
     "bert_add_norm",
     "bert_bias_gelu",
     "bert_bias_activation",
+    "bert_layer",
     "bert_adam",
 )
 _SOURCES = Path(__file__).parent

@@ -1,53 +1,11 @@
 // out = activation(x + bias), for the activations of BERT's family.
 //
 // Inputs: x [rows, units], bias [units]. bert_bias_gelu is of gelu; bert_bias_activation has an
-// attribute, kind: 0 to 2 for the others in the order below.
-#include "gelu.h"
+// attribute, kind: see with_activation.
+#include "activations.h"
 
 namespace bert {
 namespace {
-
-inline float sigmoid(float z) {
-  // Of a negative number, so that nothing overflows.
-  const float e = exponential(-std::fabs(z));
-  return (z < 0 ? e : 1.0f) / (1.0f + e);
-}
-
-// gelu'(z) = Φ(z) + z φ(z)
-struct Gelu {
-  static float value(float z) {
-    float bell;
-    return z * normal_cdf(z, &bell);
-  }
-  static float derivative(float z) {
-    float bell;
-    const float cdf = normal_cdf(z, &bell);
-    return cdf + z * bell * 0.398942280f;
-  }
-};
-
-struct Relu {
-  static float value(float z) { return z < 0 ? 0 : z; }  // of nan, nan
-  static float derivative(float z) { return z > 0 ? 1.0f : 0.0f; }
-};
-
-struct Silu {
-  static float value(float z) { return z * sigmoid(z); }
-  static float derivative(float z) {
-    const float s = sigmoid(z);
-    return s + z * s * (1 - s);
-  }
-};
-
-// z/2 (1 + tanh(√(2/π) (z + 0.044715 z³))), which is z sigmoid(2 √(2/π) (z + 0.044715 z³)).
-struct GeluNew {
-  static constexpr float kScale = 1.59576912f, kCubic = 0.044715f;
-  static float value(float z) { return z * sigmoid(kScale * z * (1 + kCubic * z * z)); }
-  static float derivative(float z) {
-    const float s = sigmoid(kScale * z * (1 + kCubic * z * z));
-    return s + z * s * (1 - s) * kScale * (1 + 3 * kCubic * z * z);
-  }
-};
 
 template <typename Activation>
 MXReturnValue apply(Tensors* inputs, Tensors* outputs) {
@@ -102,16 +60,16 @@ MXReturnValue gelu_backward(const Attributes&, Tensors* inputs, Tensors* outputs
 
 MXReturnValue forward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
                       const OpResource&) {
-  const int kind = integer(attributes, "kind");
-  return (kind == 0 ? apply<Relu> : kind == 1 ? apply<Silu> : apply<GeluNew>)(inputs, outputs);
+  return with_activation(integer(attributes, "kind"), [=](auto activation) {
+    return apply<decltype(activation)>(inputs, outputs);
+  });
 }
 
 MXReturnValue backward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
                        const OpResource&) {
-  const int kind = integer(attributes, "kind");
-  return (kind == 0   ? differentiate<Relu>
-          : kind == 1 ? differentiate<Silu>
-                      : differentiate<GeluNew>)(inputs, outputs);
+  return with_activation(integer(attributes, "kind"), [=](auto activation) {
+    return differentiate<decltype(activation)>(inputs, outputs);
+  });
 }
 
 constexpr char kGelu[] = "bert_bias_gelu", kActivation[] = "bert_bias_activation";

@@ -8,280 +8,14 @@
 //   Inputs: q [pairs, units], kv [tokens, 2 units], bias [3 units], offsets, dropout.
 //   Output [pairs, units].
 // Attributes: heads, site (which dropout of the network).
-//
-// A thread takes one head of one pair at a time, and of that a block of queries, whose matrices fit
-// its cache. Backward computes the probabilities again: cheaper than writing and reading them.
-#include "tiles.h"
+#include "attention.h"
 
 namespace bert {
 namespace {
 
-constexpr int kQueries = 60;  // the most that a block has; a multiple of kTileRows
-
-struct Batch {
-  const float *q, *k, *v;  // row 0 of head 0
-  const float* bias;       // [3 units]
-  const int32_t* offsets;
-  int64_t q_stride, kv_stride, pairs, tokens;
-  int units, heads;
-  bool cls;
-  Dropout dropout;
-
-  int depth() const { return units / heads; }
-  int length(int64_t pair) const { return offsets[pair + 1] - offsets[pair]; }
-  int64_t first_query(int64_t pair) const { return cls ? pair : offsets[pair]; }
-  int queries(int64_t pair) const { return cls ? 1 : length(pair); }
-
-  // Wrong offsets would read, and in backward write, somebody else's memory. MXNet runs backward
-  // even where forward has failed, so both ask. Offsets that rise from 0 have no difference that
-  // exceeds an int.
-  const char* find_complaint() const {
-    bool rise = offsets[0] == 0 && offsets[pairs] == tokens;
-    for (int64_t pair = 0; pair < pairs; ++pair) rise &= offsets[pair] < offsets[pair + 1];
-    if (!rise) return "offsets do not rise from 0 to the number of tokens";
-    for (int64_t pair = 0; pair < pairs; ++pair)
-      if (length(pair) > int{kMost}) return "a pair has more than 65536 tokens";
-    return nullptr;
-  }
-
-  // Where in the list of all heads of all pairs each thread's share begins: shares of equal cost.
-  std::vector<int64_t> shares(int threads) const {
-    std::vector<double> cost(pairs + 1);
-    for (int64_t pair = 0; pair < pairs; ++pair)
-      cost[pair + 1] = cost[pair] + length(pair) * (queries(pair) + 10.0);
-    std::vector<int64_t> begin(threads + 1, pairs * heads);
-    int64_t pair = 0;
-    for (int thread = 0; thread < threads; ++thread) {
-      const double wanted = cost[pairs] * thread / threads;
-      while (pair + 1 < pairs && cost[pair + 1] <= wanted) ++pair;
-      const double of_pair = std::max(cost[pair + 1] - cost[pair], 1.0);
-      begin[thread] = pair * heads + std::min<int64_t>(heads, heads * (wanted - cost[pair]) / of_pair);
-    }
-    return begin;
-  }
-};
-
-// One head of one pair, in a thread's own memory: L keys and values of D numbers, and a block of Lq
-// queries, their rows padded to whole vectors (Dp, Lp).
-struct Head {
-  int Lq, L, D, Lp, Dp;
-  std::vector<float> q, k, k_t, v, v_t, p, pd, dp, dout, dq, dk, dv, per_row, zeros;
-
-  explicit Head(int depth) : D(depth), Dp(padded(depth)), zeros(depth) {}
-
-  // to = (from + bias) scale, [count, D]
-  void copy(const float* from, int64_t stride, const float* bias, int count, float scale,
-            std::vector<float>* to) const {
-    to->resize(count * Dp);
-    float* row = to->data();
-    for (int i = 0; i < count; ++i, row += Dp, from += stride) {
-      int d = 0;
-      for (; d + kWidth <= D; d += kWidth) {
-        __builtin_prefetch(from + D + d);
-        bert::store((bert::load(from + d) + bert::load(bias + d)) * scale, row + d);
-      }
-      for (; d < D; ++d) row[d] = (from[d] + bias[d]) * scale;
-    }
-  }
-
-  // The columns behind L are zeros: products with them are computed, and must be finite.
-  void transpose(const std::vector<float>& from, std::vector<float>* to) const {
-    to->resize(D * Lp);
-    for (int d = 0; d < D; ++d) {
-      float* row = to->data() + d * Lp;
-      for (int i = 0; i < L; ++i) row[i] = from[i * Dp + d];
-      std::fill(row + L, row + Lp, 0.0f);
-    }
-  }
-
-  void load_keys(const Batch& batch, int64_t pair, int head) {
-    L = batch.length(pair), Lp = padded(L);
-    const int64_t row = batch.offsets[pair] * batch.kv_stride + head * D;
-    const float* bias = batch.bias + head * D;
-    copy(batch.k + row, batch.kv_stride, bias + batch.units, L, 1.0f, &k);
-    copy(batch.v + row, batch.kv_stride, bias + 2 * batch.units, L, 1.0f, &v);
-    transpose(k, &k_t);
-  }
-
-  void load_queries(const Batch& batch, int64_t row, int count, int head) {
-    Lq = count;
-    copy(batch.q + row * batch.q_stride + head * D, batch.q_stride, batch.bias + head * D, Lq,
-         1.0f / std::sqrt(1.0f * D), &q);
-  }
-
-  // pd = dropout(p), p = softmax(q k^T / sqrt(D)), which is kept if asked for. Row after row would
-  // wait for each row's largest element and sum; loop after loop, the rows overlap.
-  void probabilities(const Dropout& dropout, int64_t task, int first_query, bool keep) {
-    pd.resize(Lq * Lp);
-    per_row.resize(Lq);
-    multiply(Lq, Lp, D, {q.data(), Dp, 1}, k_t.data(), Lp, pd.data(), Lp);
-    // Whole vectors, which the compiler sees: no loop below has a remainder.
-    const int rows = Lq, tail = L, columns = Lp / kWidth * kWidth;
-    float *const dropped = pd.data(), *const scale = per_row.data();
-    for (int i = 0; i < rows; ++i) {
-      float* row = dropped + i * columns;
-      float largest = -1e30f;
-#pragma omp simd reduction(max : largest)
-      for (int j = 0; j < columns; ++j) {
-        const float score = j < tail ? row[j] : -1e30f;
-        row[j] = score;
-        largest = score > largest ? score : largest;
-      }
-      scale[i] = largest;
-    }
-    for (int i = 0; i < rows; ++i) {
-      float* row = dropped + i * columns;
-      const float largest = scale[i];
-      float total = 0;
-#pragma omp simd reduction(+ : total)
-      for (int j = 0; j < columns; ++j) {
-        const float e = exponential(row[j] - largest);
-        row[j] = e;
-        total += e;
-      }
-      scale[i] = 1.0f / total;
-    }
-    if (keep) {
-      p.resize(Lq * Lp);
-      for (int i = 0; i < rows; ++i) {
-        const float* row = dropped + i * columns;
-        float* kept = &p[i * columns];
-#pragma omp simd
-        for (int j = 0; j < columns; ++j) kept[j] = row[j] * scale[i];
-      }
-    }
-    dropout.with_mask(task, [=](auto mask) {
-      for (int i = 0; i < rows; ++i) {
-        float* row = dropped + i * columns;
-        const uint32_t index = static_cast<uint32_t>(first_query + i) << 16;
-        const float factor = scale[i];
-#pragma omp simd
-        for (int j = 0; j < columns; ++j) row[j] *= factor * mask(index + j);
-      }
-    });
-  }
-
-  // dp, given as do v^T without dropout, becomes ds. With f 0 or 1 / (1 - rate), p dp is
-  // pd (do v^T), and needs no second look at the mask.
-  void softmax_backward() {
-    const int rows = Lq, columns = Lp / kWidth * kWidth;
-    float *const ds = dp.data(), *const totals = per_row.data();
-    const float *const dropped = pd.data(), *const kept = p.data();
-    for (int i = 0; i < rows; ++i) {
-      float total = 0;
-#pragma omp simd reduction(+ : total)
-      for (int j = 0; j < columns; ++j)
-        total += ds[i * columns + j] * dropped[i * columns + j];
-      totals[i] = total;
-    }
-    for (int i = 0; i < rows; ++i) {
-      const float total = totals[i];
-#pragma omp simd
-      for (int j = i * columns; j < (i + 1) * columns; ++j)
-        ds[j] = ds[j] * dropped[j] - kept[j] * total;
-    }
-  }
-
-  // to = from scale, [count, D], added up in `sum` [D].
-  void store(const std::vector<float>& from, int count, float scale, float* to, int64_t stride,
-             float* sum) const {
-    const float* row = from.data();
-    for (int i = 0; i < count; ++i, row += Dp, to += stride) {
-      int d = 0;
-      for (; d + kWidth <= D; d += kWidth) {
-        const Vec value = bert::load(row + d) * scale;
-        __builtin_prefetch(to + D + d, 1);
-        bert::store(value, to + d);
-        bert::store(bert::load(sum + d) + value, sum + d);
-      }
-      for (; d < D; ++d) {
-        to[d] = row[d] * scale;
-        sum[d] += to[d];
-      }
-    }
-  }
-};
-
-// Calls work(first query, how many) for each block of a pair's queries.
-template <typename Work>
-void for_blocks(int queries, const Work& work) {
-  const int blocks = (queries + kQueries - 1) / kQueries;
-  const int size = (queries + blocks - 1) / blocks;
-  for (int first = 0; first < queries; first += size)
-    work(first, std::min(size, queries - first));
-}
-
-void attend(const Batch& batch, float* out) {
-  const int D = batch.depth(), units = batch.units;
-#pragma omp parallel
-  {
-    Head h(D);
-    std::vector<float> context(kQueries * h.Dp);
-    const std::vector<int64_t> shares = batch.shares(omp_get_num_threads());
-    const int thread = omp_get_thread_num();
-    for (int64_t task = shares[thread]; task < shares[thread + 1]; ++task) {
-      const int64_t pair = task / batch.heads;
-      const int head = task % batch.heads;
-      h.load_keys(batch, pair, head);
-      for_blocks(batch.queries(pair), [&](int first, int count) {
-        const int64_t row = batch.first_query(pair) + first;
-        h.load_queries(batch, row, count, head);
-        h.probabilities(batch.dropout, task, first, false);
-        multiply(count, h.Dp, h.L, {h.pd.data(), h.Lp, 1}, h.v.data(), h.Dp, context.data(), h.Dp);
-        for (int i = 0; i < count; ++i)
-          std::copy_n(&context[i * h.Dp], D, out + (row + i) * units + head * D);
-      });
-    }
-  }
-}
-
-// With p the probabilities, f the dropout's factors, o the output:
-//   dv = (p f)^T do,  dp = (do v^T) f,  ds = p (dp - rowsum(p dp)),  dq = ds k,  dk = ds^T q.
-void attend_backward(const Batch& batch, const float* dout, float* dq, float* dk, float* dv,
-                     float* dbias) {
-  const int D = batch.depth(), units = batch.units;
-  const float scale = 1.0f / std::sqrt(1.0f * D);
-  ColumnSums bias(3 * units);
-#pragma omp parallel
-  {
-    Head h(D);
-    const std::vector<int64_t> shares = batch.shares(omp_get_num_threads());
-    const int thread = omp_get_thread_num();
-    for (int64_t task = shares[thread]; task < shares[thread + 1]; ++task) {
-      const int64_t pair = task / batch.heads;
-      const int head = task % batch.heads;
-      float* sum = bias.mine() + head * D;
-      h.load_keys(batch, pair, head);
-      h.transpose(h.v, &h.v_t);
-      h.dk.assign(h.L * h.Dp, 0.0f);
-      h.dv.assign(h.L * h.Dp, 0.0f);
-      for_blocks(batch.queries(pair), [&](int first, int count) {
-        const int64_t row = batch.first_query(pair) + first;
-        h.load_queries(batch, row, count, head);
-        h.copy(dout + row * units + head * D, units, h.zeros.data(), count, 1.0f, &h.dout);
-        h.probabilities(batch.dropout, task, first, true);
-        h.dp.resize(count * h.Lp);
-        multiply(count, h.Lp, D, {h.dout.data(), h.Dp, 1}, h.v_t.data(), h.Lp, h.dp.data(), h.Lp);
-        multiply<true>(h.L, h.Dp, count, {h.pd.data(), 1, h.Lp}, h.dout.data(), h.Dp, h.dv.data(),
-                       h.Dp);
-        h.softmax_backward();
-        h.dq.resize(count * h.Dp);
-        multiply(count, h.Dp, h.L, {h.dp.data(), h.Lp, 1}, h.k.data(), h.Dp, h.dq.data(), h.Dp);
-        multiply<true>(h.L, h.Dp, count, {h.dp.data(), 1, h.Lp}, h.q.data(), h.Dp, h.dk.data(),
-                       h.Dp);
-        h.store(h.dq, count, scale, dq + row * batch.q_stride + head * D, batch.q_stride, sum);
-      });
-      const int64_t row = batch.offsets[pair] * batch.kv_stride + head * D;
-      h.store(h.dk, h.L, 1.0f, dk + row, batch.kv_stride, sum + units);
-      h.store(h.dv, h.L, 1.0f, dv + row, batch.kv_stride, sum + 2 * units);
-    }
-  }
-  bias.store(dbias);
-}
-
 // The two forms differ in where queries, keys and values come from; inputs from `first` on.
 template <bool cls>
-Batch batch_of(const Attributes& attributes, Tensors* inputs, int first) {
+Batch<float> batch_of(const Attributes& attributes, Tensors* inputs, int first) {
   const int units = (*inputs)[first].shape[1] / (cls ? 1 : 3);
   const float* q = data(inputs, first);
   const float* k = cls ? data(inputs, first + 1) : q + units;
@@ -304,29 +38,27 @@ Batch batch_of(const Attributes& attributes, Tensors* inputs, int first) {
 template <bool cls>
 MXReturnValue forward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
                       const OpResource&) {
-  const Batch batch = batch_of<cls>(attributes, inputs, 0);
+  const Batch<float> batch = batch_of<cls>(attributes, inputs, 0);
   if (const char* complaint = batch.find_complaint()) return refuse("bert_attention", complaint);
-  attend(batch, data(outputs, 0));
+  float* out = data(outputs, 0);
+#pragma omp parallel
+  attend(batch, omp_get_thread_num(), omp_get_num_threads(), out, batch.units);
   return mxnet::ext::MX_SUCCESS;
 }
 
 template <bool cls>
 MXReturnValue backward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
                        const OpResource&) {
-  const Batch batch = batch_of<cls>(attributes, inputs, 1);
+  const Batch<float> batch = batch_of<cls>(attributes, inputs, 1);
   if (const char* complaint = batch.find_complaint()) return refuse("bert_attention", complaint);
   float* dq = data(outputs, 0);
   float* dk = cls ? data(outputs, 1) : dq + batch.units;
-  attend_backward(batch, data(inputs, 0), dq, dk, dk + batch.units, data(outputs, cls ? 2 : 1));
+  ColumnSums dbias(3 * batch.units);
+#pragma omp parallel
+  attend_backward(batch, omp_get_thread_num(), omp_get_num_threads(), data(inputs, 0), batch.units,
+                  dq, dk, dk + batch.units, dbias.mine());
+  dbias.store(data(outputs, cls ? 2 : 1));
   return mxnet::ext::MX_SUCCESS;
-}
-
-// Return what is wrong with the number of heads; empty if nothing is.
-std::string wrong_heads(const Attributes& attributes, unsigned units) {
-  const int heads = integer(attributes, "heads");
-  if (heads > 0 && units % heads == 0) return "";
-  return std::to_string(units) + " columns cannot be divided among " + std::to_string(heads) +
-         " heads";
 }
 
 MXReturnValue self_shape(const Attributes& attributes, Shapes* in, Shapes* out) {

@@ -43,23 +43,11 @@ struct AttentionScratch {
 // whole vectors in both directions. What lies beyond `rows` and `columns` is copied, too.
 inline void transpose(const float* from, int64_t stride, int rows, int columns, float* to,
                       int to_stride) {
-  typedef int32_t Order __attribute__((vector_size(kWidth * sizeof(int32_t))));
-  Order low, high;  // the first halves of two vectors, one element of each in turn; the second ones
-  for (int i = 0; i < kWidth; ++i) {
-    low[i] = i / 2 + i % 2 * kWidth;
-    high[i] = low[i] + kWidth / 2;
-  }
   for (int row = 0; row < rows; row += kWidth)
     for (int column = 0; column < columns; column += kWidth) {
-      Vec lines[kWidth], next[kWidth];
+      Vec lines[kWidth];
       for (int i = 0; i < kWidth; ++i) lines[i] = load(from + (row + i) * stride + column);
-      for (int turn = 1; turn < kWidth; turn *= 2) {
-        for (int i = 0; i < kWidth / 2; ++i) {
-          next[2 * i] = __builtin_shuffle(lines[i], lines[i + kWidth / 2], low);
-          next[2 * i + 1] = __builtin_shuffle(lines[i], lines[i + kWidth / 2], high);
-        }
-        std::copy_n(next, kWidth, lines);
-      }
+      transpose(lines);
       for (int i = 0; i < kWidth; ++i) store(lines[i], to + (column + i) * to_stride + row);
     }
 }

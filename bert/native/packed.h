@@ -40,6 +40,7 @@ struct Float32 {
   static constexpr int kStep = 1, kRows = kPanelRows;
   struct Unit {};  // what a thread has to hold while it multiplies
   static Number number(float value) { return value; }
+  static float value(Number number) { return number; }
   static void store(const float* from, int count, Number* to) { std::copy_n(from, count, to); }
 
   struct Columns {
@@ -67,6 +68,13 @@ struct BFloat16 {
     std::memcpy(&bits, &value, sizeof bits);
     const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
     return (bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 0x40 : rounded;
+  }
+
+  static float value(Number number) {
+    const uint32_t bits = static_cast<uint32_t>(number) << 16;
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
   }
 
 #if defined(__AVX512BF16__)
@@ -194,8 +202,9 @@ class Packed {
   Buffer<float> bias_;
 };
 
-// sums [kRows, kPanel] = x [kRows, depth] times a panel; fetches the panel at `next`.
-template <typename Type, int kRows, bool kFetch>
+// sums [kRows, kPanel] = x [kRows, depth] times a panel; fetches the panel at `next`. The numbers of
+// a row's next step are `kAhead` numbers further.
+template <typename Type, int kRows, bool kFetch, int kAhead = Type::kStep>
 void panel_tile(int64_t steps, const typename Type::Number* x, int64_t stride,
                 const typename Type::Number* panel, const typename Type::Number* next,
                 float* sums) {
@@ -206,7 +215,7 @@ void panel_tile(int64_t steps, const typename Type::Number* x, int64_t stride,
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 3
     for (int j = 0; j < kPanelVectors; ++j) sum[i][j] = Vec{};
-  for (; steps > 0; --steps, x += kStep, panel += kPanel * kStep, next += kPanel * kStep) {
+  for (; steps > 0; --steps, x += kAhead, panel += kPanel * kStep, next += kPanel * kStep) {
     typename Type::Columns columns[kPanelVectors];
     for (int j = 0; j < kPanelVectors; ++j)
       columns[j] = typename Type::Columns(panel + j * kWidth * kStep);

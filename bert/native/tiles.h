@@ -21,6 +21,24 @@ inline void store(Vec value, float* to) { *reinterpret_cast<VecInMemory*>(to) = 
 
 inline int padded(int size) { return (size + kWidth - 1) / kWidth * kWidth; }
 
+// Transposes a square of kWidth vectors.
+inline void transpose(Vec* lines) {
+  typedef int32_t Order __attribute__((vector_size(kWidth * sizeof(int32_t))));
+  Order low, high;  // the first halves of two vectors, one element of each in turn; the second ones
+  for (int i = 0; i < kWidth; ++i) {
+    low[i] = i / 2 + i % 2 * kWidth;
+    high[i] = low[i] + kWidth / 2;
+  }
+  Vec next[kWidth];
+  for (int turn = 1; turn < kWidth; turn *= 2) {
+    for (int i = 0; i < kWidth / 2; ++i) {
+      next[2 * i] = __builtin_shuffle(lines[i], lines[i + kWidth / 2], low);
+      next[2 * i + 1] = __builtin_shuffle(lines[i], lines[i + kWidth / 2], high);
+    }
+    std::copy_n(next, kWidth, lines);
+  }
+}
+
 // A left operand, as it is or transposed: element (i, k) is data[i * row + k * column].
 struct Left {
   const float* data;
