@@ -67,6 +67,15 @@ struct Batch {
     return nullptr;
   }
 
+  // How many probabilities a pair's heads have, each row filled up to whole vectors; the sums of
+  // these numbers: where each pair's probabilities are, if all are kept.
+  std::vector<int64_t> places() const {
+    std::vector<int64_t> places = {0};
+    for (int64_t pair = 0; pair < pairs; ++pair)
+      places.push_back(places.back() + heads * int64_t{queries(pair)} * padded(length(pair)));
+    return places;
+  }
+
   // Where in the list of all heads of all pairs each thread's share begins: shares of equal cost.
   std::vector<int64_t> shares(int threads) const {
     std::vector<double> cost(pairs + 1);
@@ -110,12 +119,15 @@ struct Head {
 
   // The columns behind L are zeros: products with them are computed, and must be finite.
   void transpose(const std::vector<float>& from, std::vector<float>* to) const {
-    to->resize(D * Lp);
-    for (int d = 0; d < D; ++d) {
-      float* row = to->data() + d * Lp;
-      for (int i = 0; i < L; ++i) row[i] = from[i * Dp + d];
-      std::fill(row + L, row + Lp, 0.0f);
-    }
+    to->resize(Dp * Lp);
+    for (int row = 0; row < L; row += kWidth)
+      for (int column = 0; column < D; column += kWidth) {
+        Vec lines[kWidth] = {};
+        for (int i = 0; i < std::min(kWidth, L - row); ++i)
+          lines[i] = bert::load(&from[(row + i) * Dp + column]);
+        bert::transpose(lines);
+        for (int i = 0; i < kWidth; ++i) bert::store(lines[i], to->data() + (column + i) * Lp + row);
+      }
   }
 
   template <typename Number>
@@ -125,7 +137,6 @@ struct Head {
     const float* bias = batch.bias + head * D;
     copy(batch.k + row, batch.kv_stride, bias + batch.units, L, 1.0f, &k);
     copy(batch.v + row, batch.kv_stride, bias + 2 * batch.units, L, 1.0f, &v);
-    transpose(k, &k_t);
   }
 
   template <typename Number>
@@ -135,9 +146,12 @@ struct Head {
          1.0f / std::sqrt(1.0f * D), &q);
   }
 
-  // pd = dropout(p), p = softmax(q k^T / sqrt(D)), which is kept if asked for. Row after row would
-  // wait for each row's largest element and sum; loop after loop, the rows overlap.
-  void probabilities(const Dropout& dropout, int64_t task, int first_query, bool keep) {
+  // pd = dropout(p), p = softmax(q k^T / sqrt(D)). p is kept here if asked for, and behind `kept`,
+  // if there is such a place: negative where it is dropped. Row after row would wait for each row's
+  // largest element and sum; loop after loop, the rows overlap.
+  template <typename Number>
+  void probabilities(const Dropout& dropout, int64_t task, int first_query, bool keep,
+                     Number* kept_rows) {
     pd.resize(Lq * Lp);
     per_row.resize(Lq);
     multiply(Lq, Lp, D, {q.data(), Dp, 1}, k_t.data(), Lp, pd.data(), Lp);
@@ -167,14 +181,34 @@ struct Head {
       }
       scale[i] = 1.0f / total;
     }
+    p.resize(Lq * Lp);
+    float* const own = p.data();
     if (keep) {
-      p.resize(Lq * Lp);
       for (int i = 0; i < rows; ++i) {
         const float* row = dropped + i * columns;
         float* kept = &p[i * columns];
 #pragma omp simd
         for (int j = 0; j < columns; ++j) kept[j] = row[j] * scale[i];
       }
+    }
+    if (kept_rows) {
+      dropout.with_mask(task, [=](auto mask) {
+        for (int i = 0; i < rows; ++i) {
+          float* row = dropped + i * columns;
+          float* kept = own;
+          const uint32_t index = static_cast<uint32_t>(first_query + i) << 16;
+          const float factor = scale[i];
+#pragma omp simd
+          for (int j = 0; j < columns; ++j) {
+            const float probability = row[j] * factor, m = mask(index + j);
+            kept[j] = m == 0 ? -probability : probability;
+            row[j] = probability * m;
+          }
+          for (int j = 0; j < columns; j += kWidth)
+            bert::store(bert::load(kept + j), kept_rows + i * columns + j);
+        }
+      });
+      return;
     }
     dropout.with_mask(task, [=](auto mask) {
       for (int i = 0; i < rows; ++i) {
@@ -185,6 +219,24 @@ struct Head {
         for (int j = 0; j < columns; ++j) row[j] *= factor * mask(index + j);
       }
     });
+  }
+
+  // The same from what was kept.
+  template <typename Number>
+  void recall(const Dropout& dropout, const Number* kept_rows) {
+    const int size = Lq * Lp;
+    per_row.resize(Lq);
+    p.resize(size);
+    pd.resize(size);
+    float *const all = p.data(), *const dropped = pd.data();
+    const float factor = dropout.scale();
+    for (int i = 0; i < size; i += kWidth) bert::store(bert::load(kept_rows + i), all + i);
+#pragma omp simd
+    for (int i = 0; i < size; ++i) {
+      const float kept = all[i];
+      dropped[i] = kept < 0 ? 0.0f : kept * factor;
+      all[i] = std::fabs(kept);
+    }
   }
 
   // dp, given as do v^T without dropout, becomes ds. With f 0 or 1 / (1 - rate), p dp is
@@ -239,21 +291,25 @@ void for_blocks(int queries, const Work& work) {
     work(first, std::min(size, queries - first));
 }
 
-// What one of the threads does; row i of the context is at out + i * stride.
+// What one of the threads does; row i of the context is at out + i * stride. The probabilities are
+// written to `kept`, if there is such a place, for attend_backward.
 template <typename Number>
-void attend(const Batch<Number>& batch, int thread, int threads, Number* out, int64_t stride) {
+void attend(const Batch<Number>& batch, int thread, int threads, Number* out, int64_t stride,
+            Number* kept = nullptr) {
   const int D = batch.depth();
   Head h(D);
   std::vector<float> context(kQueries * h.Dp);
-  const std::vector<int64_t> shares = batch.shares(threads);
+  const std::vector<int64_t> shares = batch.shares(threads), places = batch.places();
   for (int64_t task = shares[thread]; task < shares[thread + 1]; ++task) {
     const int64_t pair = task / batch.heads;
     const int head = task % batch.heads;
     h.load_keys(batch, pair, head);
+    h.transpose(h.k, &h.k_t);
     for_blocks(batch.queries(pair), [&](int first, int count) {
       const int64_t row = batch.first_query(pair) + first;
       h.load_queries(batch, row, count, head);
-      h.probabilities(batch.dropout, task, first, false);
+      Number* place = kept ? kept + places[pair] + (head * batch.queries(pair) + first) * h.Lp : kept;
+      h.probabilities(batch.dropout, task, first, false, place);
       multiply(count, h.Dp, h.L, {h.pd.data(), h.Lp, 1}, h.v.data(), h.Dp, context.data(), h.Dp);
       for (int i = 0; i < count; ++i)
         copy_row(&context[i * h.Dp], D, out + (row + i) * stride + head * D);
@@ -266,24 +322,30 @@ void attend(const Batch<Number>& batch, int thread, int threads, Number* out, in
 // What one of the threads does; adds to dbias [3 units].
 template <typename Number>
 void attend_backward(const Batch<Number>& batch, int thread, int threads, const Number* dout,
-                     int64_t stride, Number* dq, Number* dk, Number* dv, float* dbias) {
+                     int64_t stride, Number* dq, Number* dk, Number* dv, float* dbias,
+                     const Number* kept = nullptr) {
   const int D = batch.depth(), units = batch.units;
   const float scale = 1.0f / std::sqrt(1.0f * D);
   Head h(D);
-  const std::vector<int64_t> shares = batch.shares(threads);
+  const std::vector<int64_t> shares = batch.shares(threads), places = batch.places();
   for (int64_t task = shares[thread]; task < shares[thread + 1]; ++task) {
     const int64_t pair = task / batch.heads;
     const int head = task % batch.heads;
     float* sum = dbias + head * D;
     h.load_keys(batch, pair, head);
     h.transpose(h.v, &h.v_t);
+    if (!kept) h.transpose(h.k, &h.k_t);
     h.dk.assign(h.L * h.Dp, 0.0f);
     h.dv.assign(h.L * h.Dp, 0.0f);
     for_blocks(batch.queries(pair), [&](int first, int count) {
       const int64_t row = batch.first_query(pair) + first;
       h.load_queries(batch, row, count, head);
       h.copy(dout + row * stride + head * D, stride, h.zeros.data(), count, 1.0f, &h.dout);
-      h.probabilities(batch.dropout, task, first, true);
+      if (kept)
+        h.recall(batch.dropout,
+                 kept + places[pair] + (head * batch.queries(pair) + first) * h.Lp);
+      else
+        h.probabilities<float>(batch.dropout, task, first, true, nullptr);
       h.dp.resize(count * h.Lp);
       multiply(count, h.Lp, D, {h.dout.data(), h.Dp, 1}, h.v_t.data(), h.Lp, h.dp.data(), h.Lp);
       multiply<true>(h.L, h.Dp, count, {h.pd.data(), 1, h.Lp}, h.dout.data(), h.Dp, h.dv.data(),

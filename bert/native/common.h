@@ -168,6 +168,9 @@ class Dropout {
         threshold_(state[1]),
         scale_(1.0f / (1.0f - threshold_ / 16777216.0f)) {}
 
+  // What is kept is multiplied by it.
+  float scale() const { return scale_; }
+
   // Calls `work` with the mask of a block, in one of the two types.
   template <typename Work>
   void with_mask(uint32_t block, const Work& work) const {

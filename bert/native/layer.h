@@ -84,16 +84,20 @@ void divide(Parts* parts, int64_t rows, int64_t columns, Factor<Type, kWide>* fa
 template <typename Type>
 struct LayerKept : LayerSizes {
   using Number = typename Type::Number;
-  Projected<Number> projected;
+  Projected<Number> projected = {};
+  Number* probabilities;
   Number *slope, *n, *outer_n;  // of the activation; LayerNorm's rows before gamma and beta
   float *rstd, *outer_rstd;
   RightFactor<Type> hidden_factor, first_factor, context, attended, between;
+  int64_t all_probabilities = 0;
 
   LayerKept() = default;
-  explicit LayerKept(const LayerInputs& in) : LayerSizes(in) {}
+  explicit LayerKept(const LayerInputs& in)
+      : LayerSizes(in), all_probabilities(attention(in, nullptr).places().back()) {}
 
   void divide(Parts* parts) {
     projected.divide(parts, *this);
+    probabilities = parts->take<Number>(all_probabilities);
     slope = parts->take<Number>(rows * hidden_wide);
     n = parts->take<Number>(rows * wide);
     outer_n = parts->take<Number>(rows * wide);

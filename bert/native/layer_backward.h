@@ -66,7 +66,7 @@ class LayerBackward : LayerSizes {
       const Projected<Number>& d = dprojected_;
       attend_backward(kept_.attention(in_, no_bias_.data()), omp_get_thread_num(),
                       omp_get_num_threads(), dcontext_, wide, d.q, d.k, d.v,
-                      projection_sums_.mine());
+                      projection_sums_.mine(), kept_.probabilities);
 #pragma omp barrier
 #pragma omp for schedule(dynamic, 1)
       for (int64_t i = 0; i < all_blocks; ++i) finish(block_of<Type>(tokens, i, all_blocks));
@@ -229,7 +229,6 @@ class LayerBackward : LayerSizes {
   void finish(const Share& block) {
     const int64_t count = block.end - block.begin;
     const Number* dx = (cls ? dprojected_.k : dprojected_.q) + block.begin * kv_stride();
-    dprojections_.pack(dx, kv_stride(), block.begin, count, kv_stride());
     const float* dsum = cls ? nullptr : dsum_ + block.begin * wide;
     float* to = to_.hidden + block.begin * units;
     multiply_rows<Type>(dx, kv_stride(), count, projections_, wide / kPanel,
@@ -247,6 +246,7 @@ class LayerBackward : LayerSizes {
                             });
                           }
                         });
+    dprojections_.pack(dx, kv_stride(), block.begin, count, kv_stride());
   }
 
   // The same for the queries of the first tokens.

@@ -41,7 +41,7 @@ class LayerForward : LayerSizes {
         for (int64_t i = 0; i < blocks; ++i) project_first(block_of<Type>(rows, i, blocks));
       }
       attend(kept_.attention(in_, no_bias_.data()), omp_get_thread_num(), omp_get_num_threads(),
-             context_, wide);
+             context_, wide, kept_.probabilities);
 #pragma omp barrier
 #pragma omp for schedule(dynamic, 1)
       for (int64_t i = 0; i < blocks; ++i) finish(block_of<Type>(rows, i, blocks));
@@ -118,7 +118,6 @@ class LayerForward : LayerSizes {
     Number* context = context_ + block.begin * wide;
     for (int64_t i = 0; i < count; ++i)
       std::fill_n(context + i * wide + units, wide - units, Number{0});
-    kept_.context.pack(context, wide, block.begin, count, wide);
     const Dropout dropout = in_.projection_dropout(), outer_dropout = in_.outer_dropout();
     multiply_rows<Type>(context, wide, count, projection_, wide / kPanel, steps_of<Type>(units),
                         [&](int64_t row, int64_t column) {
@@ -129,6 +128,7 @@ class LayerForward : LayerSizes {
                             add(sums, in_.projection.bias, in_.residual(block.begin + i),
                                 block.begin + i, column, dropout, attended + i * wide);
                         });
+    kept_.context.pack(context, wide, block.begin, count, wide);
     for (int64_t i = 0; i < count; ++i) {
       float* row = attended + i * wide;
       normalise_row(in_.norm, block.begin + i, kept_.n, kept_.rstd, row);

@@ -12,7 +12,7 @@
 #include "amx.h"
 #include "tiles.h"
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 

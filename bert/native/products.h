@@ -78,8 +78,9 @@ void pack_transposed(const float* weight, int64_t rows, int64_t depth, int64_t p
   }
 }
 
-// Steps of panels: kStep rows of `columns` numbers each, of which the last may be missing (null).
-template <typename Type, int kWide>
+// A step of a panel: kStep rows of kWide numbers each, of which the last may be missing (null).
+// kStream: past the caches, which other threads see behind a barrier only.
+template <typename Type, int kWide, bool kStream = false>
 void interleave(const typename Type::Number* first, const typename Type::Number* second,
                 typename Type::Number* to) {
   if constexpr (Type::kStep == 1) {
@@ -89,6 +90,13 @@ void interleave(const typename Type::Number* first, const typename Type::Number*
     for (int c = 0; c < kWide; ++c) pairs[c] = first[c];
     if (second)
       for (int c = 0; c < kWide; ++c) pairs[c] |= static_cast<uint32_t>(second[c]) << 16;
+#if defined(__AVX512F__)
+    if constexpr (kStream) {
+      for (int c = 0; c < kWide; c += kWidth)
+        _mm512_stream_si512(reinterpret_cast<__m512i*>(to + 2 * c), _mm512_loadu_si512(pairs + c));
+      return;
+    }
+#endif
     std::memcpy(to, pairs, sizeof pairs);
   }
 }
@@ -123,6 +131,8 @@ void pack_straight(const float* weight, int64_t rows, int64_t columns, int64_t p
 template <typename Type, int kWide>
 struct Factor {
   using Number = typename Type::Number;
+  // Right factors are read much later, in the backward pass.
+  static constexpr bool kStream = kWide == kPanel;
   Number* numbers;
   int64_t steps;
 
@@ -139,7 +149,7 @@ struct Factor {
       for (int64_t i = 0; i < count; i += Type::kStep)
         for (int64_t column = first; column < first + kColumns; column += kWide) {
           const Number* from = rows + i * stride + column;
-          interleave<Type, kWide>(from, i + 1 < count ? from + stride : nullptr,
+          interleave<Type, kWide, kStream>(from, i + 1 < count ? from + stride : nullptr,
                                   at(column / kWide, (row + i) / Type::kStep));
         }
   }
