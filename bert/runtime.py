@@ -88,7 +88,7 @@ def cpu_flags() -> set[str]:
 
 
 def bfloat16_units() -> str | None:
-    """Return the name of the processor's units for bfloat16, if it has any that oneDNN uses."""
+    """Return the name of the processor's units for bfloat16, if it has any that are used."""
     flags = cpu_flags() if platform.machine() == "x86_64" else set()
     if "amx_bf16" in flags:
         return "AMX"

@@ -2,7 +2,8 @@
 // everything between is float32. See attention.cc.
 //
 // A thread takes one head of one pair at a time, and of that a block of queries, whose matrices fit
-// its cache. Backward computes the probabilities again: cheaper than writing and reading them.
+// its cache. The probabilities are kept for backward (in bfloat16), or computed again: in float32
+// that is cheaper than writing and reading them.
 #pragma once
 
 #include "packed.h"
@@ -16,8 +17,8 @@ inline void set(float value, uint16_t* to) { *to = BFloat16::number(value); }
 
 inline Vec load(const uint16_t* from) {
 #if defined(__AVX512BF16__)
-  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
-  return (Vec)_mm512_slli_epi32(wide, 16);
+  const __m256i numbers = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  return (Vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(numbers), 16);
 #else
   Vec result;
   for (int i = 0; i < kWidth; ++i) result[i] = BFloat16::value(from[i]);
@@ -126,7 +127,8 @@ struct Head {
         for (int i = 0; i < std::min(kWidth, L - row); ++i)
           lines[i] = bert::load(&from[(row + i) * Dp + column]);
         bert::transpose(lines);
-        for (int i = 0; i < kWidth; ++i) bert::store(lines[i], to->data() + (column + i) * Lp + row);
+        for (int i = 0; i < kWidth; ++i)
+          bert::store(lines[i], to->data() + (column + i) * Lp + row);
       }
   }
 
@@ -308,8 +310,8 @@ void attend(const Batch<Number>& batch, int thread, int threads, Number* out, in
     for_blocks(batch.queries(pair), [&](int first, int count) {
       const int64_t row = batch.first_query(pair) + first;
       h.load_queries(batch, row, count, head);
-      Number* place = kept ? kept + places[pair] + (head * batch.queries(pair) + first) * h.Lp : kept;
-      h.probabilities(batch.dropout, task, first, false, place);
+      const int64_t place = places[pair] + (head * batch.queries(pair) + first) * h.Lp;
+      h.probabilities(batch.dropout, task, first, false, kept ? kept + place : nullptr);
       multiply(count, h.Dp, h.L, {h.pd.data(), h.Lp, 1}, h.v.data(), h.Dp, context.data(), h.Dp);
       for (int i = 0; i < count; ++i)
         copy_row(&context[i * h.Dp], D, out + (row + i) * stride + head * D);
@@ -341,11 +343,12 @@ void attend_backward(const Batch<Number>& batch, int thread, int threads, const 
       const int64_t row = batch.first_query(pair) + first;
       h.load_queries(batch, row, count, head);
       h.copy(dout + row * stride + head * D, stride, h.zeros.data(), count, 1.0f, &h.dout);
-      if (kept)
-        h.recall(batch.dropout,
-                 kept + places[pair] + (head * batch.queries(pair) + first) * h.Lp);
-      else
+      if (kept) {
+        const int64_t place = places[pair] + (head * batch.queries(pair) + first) * h.Lp;
+        h.recall(batch.dropout, kept + place);
+      } else {
         h.probabilities<float>(batch.dropout, task, first, true, nullptr);
+      }
       h.dp.resize(count * h.Lp);
       multiply(count, h.Lp, D, {h.dout.data(), h.Dp, 1}, h.v_t.data(), h.Lp, h.dp.data(), h.Lp);
       multiply<true>(h.L, h.Dp, count, {h.pd.data(), 1, h.Lp}, h.dout.data(), h.Dp, h.dv.data(),

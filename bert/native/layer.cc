@@ -4,12 +4,15 @@
 //   out = LayerNorm(attended + dropout(activation(attended W1^T + b1) W2^T + b2))
 //
 // Inputs: x [tokens, units], offsets [pairs + 1] int32, dropout [2] int32; weight [units, units] and
-// bias [units] of queries, keys, values and Wo; gamma, beta [units]; W1 [hidden, units], b1 [hidden],
-// W2 [units, hidden], b2 [units]; gamma, beta [units]. Output [tokens, units], with cls [pairs, units].
+// bias [units] of queries, keys, values and Wo; gamma, beta [units]; W1 [hidden, units], b1
+// [hidden], W2 [units, hidden], b2 [units]; gamma, beta [units]. Output [tokens, units], with cls
+// [pairs, units].
 // Attributes: heads, site (of the first of three dropouts), eps, kind (of the activation, see
 // with_activation), cls (only the first token of each pair leaves the layer), bfloat16 (factors of
 // products are rounded to bfloat16, and added up in float32; without it all is float32).
 //
+// Of the gradients, the products' results are rounded to bfloat16 where they are factors again; those
+// of weights, biases and LayerNorm are sums in float32. Each sum has one order for a number of threads.
 // The state that MXNet keeps for the operator has what forward leaves for backward.
 #include "layer_backward.h"
 #include "layer_forward.h"
@@ -57,10 +60,7 @@ LayerGradients gradients_of(Tensors* out) {
 
 // Wrong offsets would read somebody else's memory.
 std::string complaint_of(const LayerInputs& in) {
-  Batch<float> batch = {nullptr, nullptr, nullptr,   nullptr,
-                        in.offsets, 0, 0, in.pairs, in.tokens, static_cast<int>(in.units),
-                        in.heads, in.cls, in.attention_dropout()};
-  const char* complaint = batch.find_complaint();
+  const char* complaint = LayerKept<Float32>::attention_of(in, {}).find_complaint();
   return complaint ? complaint : "";
 }
 

@@ -1,8 +1,8 @@
 // What the forward and the backward pass of an encoder layer in training share: see layer.cc.
 //
 // A block of rows goes through the layer (all but the attention, which needs the rows of a pair)
-// while it is in a core's second cache; weights come from the third. What a product reads is written
-// as the numbers that are multiplied (float32 or bfloat16); everything else is float32.
+// while it is in a core's second cache; weights come from the third. What a product reads is
+// written as the numbers that are multiplied (float32 or bfloat16); everything else is float32.
 #pragma once
 
 #include "attention.h"
@@ -93,7 +93,7 @@ struct LayerKept : LayerSizes {
 
   LayerKept() = default;
   explicit LayerKept(const LayerInputs& in)
-      : LayerSizes(in), all_probabilities(attention(in, nullptr).places().back()) {}
+      : LayerSizes(in), all_probabilities(attention_of(in, {}).places().back()) {}
 
   void divide(Parts* parts) {
     projected.divide(parts, *this);
@@ -110,11 +110,17 @@ struct LayerKept : LayerSizes {
     bert::divide(parts, rows, hidden_wide, &between);
   }
 
+  // `no_bias`: zeros [3 units], as the projections have theirs.
   Batch<Number> attention(const LayerInputs& in, const float* no_bias) const {
-    const Projected<Number>& p = projected;
-    return {p.q,        p.k,         p.v,       no_bias,   in.offsets,
-            q_stride(), kv_stride(), in.pairs,  in.tokens, static_cast<int>(in.units),
-            in.heads,   in.cls,      in.attention_dropout()};
+    return attention_of(in, projected, no_bias);
+  }
+
+  static Batch<Number> attention_of(const LayerInputs& in, const Projected<Number>& p,
+                                    const float* no_bias = nullptr) {
+    const LayerSizes s(in);
+    return {p.q,          p.k,           p.v,      no_bias,   in.offsets,
+            s.q_stride(), s.kv_stride(), in.pairs, in.tokens, static_cast<int>(in.units),
+            in.heads,     in.cls,        in.attention_dropout()};
   }
 };
 

@@ -137,7 +137,8 @@ class LayerBackward : LayerSizes {
   // From the output to the context.
   void begin(const Share& block, int64_t index) {
     const int64_t count = block.end - block.begin;
-    Number *dx = mine(dx_, kBlockRows * wide), *dbetween = mine(dbetween_, kBlockRows * hidden_wide);
+    Number* dx = mine(dx_, kBlockRows * wide);
+    Number* dbetween = mine(dbetween_, kBlockRows * hidden_wide);
     float *outer_dsum = mine(outer_dsum_, kBlockRows * wide);
     float *dattended = mine(dattended_, kBlockRows * wide), *dsum = dsum_ + block.begin * wide;
     const Sums sums = sums_of(index);

@@ -3,8 +3,8 @@
 //
 // Three things are packed, each in panels of some columns, [steps][columns][kStep], as a tile reads
 // them: weights, to be multiplied with rows, panels of kPanel columns; and for the gradients of
-// weights, whose sums run over the rows, left factors in panels of kLeft and right ones in panels of
-// kPanel columns. What fills up a panel, or a last step, is 0.
+// weights, whose sums run over the rows, left factors in panels of kLeft and right ones in panels
+// of kPanel columns. What fills up a panel, or a last step, is 0.
 #pragma once
 
 #include <numeric>
@@ -18,9 +18,9 @@ constexpr int kLeft = kPanelRows;
 constexpr int kColumns = std::lcm(kPanel, kLeft);
 // Rows that go through a layer together: they stay in the second cache.
 constexpr int kBlockRows = 72;
-// Steps of a gradient's sum that are taken together: a right panel of them stays in that cache, too.
+// Steps of a gradient's sum that are taken together: a right panel of them stays there, too.
 constexpr int64_t kMostSteps = 1200;
-// Left panels that a thread multiplies with a right one: they stay there, as the same ones are next.
+// Left panels that a thread multiplies with a right one; the next one gets the same ones.
 constexpr int64_t kLeftTogether = 16;
 
 inline int64_t whole(int64_t columns) { return divide_up(columns, kColumns) * kColumns; }
@@ -170,8 +170,9 @@ struct FetchNothing {
   void operator()(int64_t, int64_t) const {}
 };
 
-// Rows [rows, stride] times panels, tile by tile: calls fetch(row, first column) for each of its rows
-// before, and finish(first row, how many, first column, sums [rows, kPanel]) after it is multiplied.
+// Rows [rows, stride] times panels, tile by tile: calls fetch(row, first column) for each of its
+// rows before, and finish(first row, how many, first column, sums [rows, kPanel]) after it is
+// multiplied.
 template <typename Type, typename Fetch, typename Finish>
 void multiply_rows(const typename Type::Number* x, int64_t stride, int64_t rows,
                    const typename Type::Number* panels, int64_t count, int64_t steps,
