@@ -9,8 +9,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
 from bert.errors import UserError, reason
 
 # How many rows are read at a time, and of each column how many bytes of the file: a row group
@@ -155,16 +153,17 @@ def column_types(path: Path, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _as_text(values: list, kind) -> list[str]:
+    import numpy as np  # here, because predict.py --help loads no large package
+
     # As short as in the program that wrote it: 0.1, not 0.10000000149011612.
     single = str(kind) == "float"
-    return [
-        value
-        if isinstance(value, str)
-        else ""
-        if value is None
-        else _number_text(np.float32(value) if single else value)
-        for value in values
-    ]
+
+    def text(value: Any) -> str:
+        if value is None or isinstance(value, str):
+            return value or ""
+        return _number_text(np.float32(value) if single else value)
+
+    return [text(value) for value in values]
 
 
 def _number_text(value: Any) -> str:
