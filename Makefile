@@ -90,7 +90,8 @@ demo: setup
 		--output_dir demo_output --overwrite
 
 test: setup
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q tests/bert
+	$(BIN)/python -m pytest -q --ignore tests/bert
 
 test-slow: setup
 	$(BIN)/python -m pytest -q -m slow
