@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
+from conftest import ROOT
 
 from finetuning.data.reading import read_own, read_own_training_file
 from finetuning.data.rows import BadRows
@@ -61,3 +65,26 @@ def options(**changes) -> Options:
 def make_updates(trainer, stop: int) -> list:
     """Train until ``stop`` updates have been made; returns the progress of each."""
     return list(trainer.updates_until(stop))
+
+
+def resumed_after_kill(flags, tmp_path):
+    """Train twice, once killed at update 20 and resumed; returns both output folders."""
+
+    def start(out) -> subprocess.Popen:
+        argv = [sys.executable, "finetune_classifier.py", *map(str, flags)]
+        argv += ["--log_interval", "1", "--num_threads", "1", "--resume"]
+        argv += ["--output_dir", str(tmp_path / out)]
+        return subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+    undisturbed = start("undisturbed")
+    undisturbed.communicate(timeout=120)
+    killed = start("killed")
+    for line in killed.stdout:
+        if "update 20" in line:
+            killed.send_signal(signal.SIGKILL)
+            break
+    assert killed.wait(120) == -signal.SIGKILL and undisturbed.returncode == 0
+    resumed = start("killed")
+    assert "resumed   after update" in resumed.communicate(timeout=120)[0]
+    assert resumed.returncode == 0
+    return tmp_path / "undisturbed", tmp_path / "killed"

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import ROOT, WORDS, write_bert_directory
-from helpers import write_sentences
+from conftest import WORDS, write_bert_directory
+from helpers import resumed_after_kill, write_sentences
 from test_other_models import write_model
 
 import export_classifier
@@ -147,26 +144,10 @@ def test_a_killed_run_of_windows_resumes_to_the_same_bytes(tiny_bert, tmp_path):
     train = write_long(tmp_path / "train.csv", 120, 0)
     flags = ["--pretrained_bert_parameters", tiny_bert, "--max_len", "32", "--train_file", train]
     flags += [*SHORT, "--dev_fraction", "0.2", "--long_text", "windows", "--accumulate", "2"]
-    flags += ["--checkpoint_steps", "7", "--log_interval", "1", "--num_threads", "1", "--resume"]
-
-    def start(out) -> subprocess.Popen:
-        argv = [sys.executable, "finetune_classifier.py", *map(str, flags)]
-        argv += ["--output_dir", str(tmp_path / out)]
-        return subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-
-    undisturbed = start("undisturbed")
-    undisturbed.communicate(timeout=120)
-    killed = start("killed")
-    for line in killed.stdout:
-        if "update 20" in line:
-            killed.send_signal(signal.SIGKILL)
-            break
-    assert killed.wait(120) == -signal.SIGKILL and undisturbed.returncode == 0
-    resumed = start("killed")
-    assert "resumed   after update" in resumed.communicate(timeout=120)[0]
-    assert resumed.returncode == 0
+    flags += ["--checkpoint_steps", "7"]
+    folders = resumed_after_kill(flags, tmp_path)
     for name in ("model.params", "dev_predictions.tsv", "dev_examples.params", "dev_mistakes.tsv"):
-        first, second = (tmp_path / out / name for out in ("undisturbed", "killed"))
+        first, second = (folder / name for folder in folders)
         assert first.read_bytes() == second.read_bytes(), name
 
 

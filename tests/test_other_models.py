@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import tokenizers
-from conftest import ROOT, sentence_pairs, write_bert_directory, write_mrpc
+from conftest import sentence_pairs, write_bert_directory, write_mrpc
+from helpers import resumed_after_kill
 from tokenizers.processors import RobertaProcessing
 
 import export_classifier
@@ -130,24 +128,7 @@ def test_a_killed_run_of_roberta_resumes_to_the_same_bytes(tiny_config, tmp_path
     data = write_mrpc(tmp_path / "data", train=400, dev=10)
     flags = ["--pretrained_bert_parameters", model, "--data_dir", data, "--max_len", "32"]
     flags += ["--epochs", "4", "--batch_size", "8", "--checkpoint_steps", "7"]
-    flags += ["--log_interval", "1", "--num_threads", "1", "--resume"]
-
-    def start(out) -> subprocess.Popen:
-        argv = [sys.executable, "finetune_classifier.py", *map(str, flags)]
-        argv += ["--output_dir", str(tmp_path / out)]
-        return subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-
-    undisturbed = start("undisturbed")
-    undisturbed.communicate(timeout=120)
-    killed = start("killed")
-    for line in killed.stdout:
-        if "update 20" in line:
-            killed.send_signal(signal.SIGKILL)
-            break
-    assert killed.wait(120) == -signal.SIGKILL and undisturbed.returncode == 0
-    resumed = start("killed")
-    resumed.communicate(timeout=120)
-    assert resumed.returncode == 0
+    folders = resumed_after_kill(flags, tmp_path)
     for name in ("model.params", "tokenizer.json", "dev_predictions.tsv"):
-        first, second = (tmp_path / out / name for out in ("undisturbed", "killed"))
+        first, second = (folder / name for folder in folders)
         assert first.read_bytes() == second.read_bytes(), name

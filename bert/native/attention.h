@@ -6,7 +6,7 @@
 // that is cheaper than writing and reading them.
 #pragma once
 
-#include "packed.h"
+#include "softmax.h"
 
 namespace bert {
 
@@ -149,8 +149,7 @@ struct Head {
   }
 
   // pd = dropout(p), p = softmax(q k^T / sqrt(D)). p is kept here if asked for, and behind `kept`,
-  // if there is such a place: negative where it is dropped. Row after row would wait for each row's
-  // largest element and sum; loop after loop, the rows overlap.
+  // if there is such a place: negative where it is dropped.
   template <typename Number>
   void probabilities(const Dropout& dropout, int64_t task, int first_query, bool keep,
                      Number* kept_rows) {
@@ -158,31 +157,9 @@ struct Head {
     per_row.resize(Lq);
     multiply(Lq, Lp, D, {q.data(), Dp, 1}, k_t.data(), Lp, pd.data(), Lp);
     // Whole vectors, which the compiler sees: no loop below has a remainder.
-    const int rows = Lq, tail = L, columns = Lp / kWidth * kWidth;
+    const int rows = Lq, columns = Lp / kWidth * kWidth;
     float *const dropped = pd.data(), *const scale = per_row.data();
-    for (int i = 0; i < rows; ++i) {
-      float* row = dropped + i * columns;
-      float largest = -1e30f;
-#pragma omp simd reduction(max : largest)
-      for (int j = 0; j < columns; ++j) {
-        const float score = j < tail ? row[j] : -1e30f;
-        row[j] = score;
-        largest = score > largest ? score : largest;
-      }
-      scale[i] = largest;
-    }
-    for (int i = 0; i < rows; ++i) {
-      float* row = dropped + i * columns;
-      const float largest = scale[i];
-      float total = 0;
-#pragma omp simd reduction(+ : total)
-      for (int j = 0; j < columns; ++j) {
-        const float e = exponential(row[j] - largest);
-        row[j] = e;
-        total += e;
-      }
-      scale[i] = 1.0f / total;
-    }
+    exponentials(dropped, rows, L, 1.0f, scale);
     p.resize(Lq * Lp);
     float* const own = p.data();
     if (keep) {

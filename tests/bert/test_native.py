@@ -256,6 +256,20 @@ def attention(q, k, v, heads, factors, dout):
     return context, dq, dk, dv
 
 
+def attend(q, k, v, offsets, heads, cls_only, dropout, dout):
+    """Return all pairs' contexts, and the gradients of q, k and v; dropout: seed, rate, site."""
+    context, dq, dk, dv = (np.zeros_like(x) for x in (q, q, k, v))
+    for pair, length in enumerate(np.diff(offsets)):
+        rows = slice(offsets[pair], offsets[pair + 1])
+        queries = slice(pair, pair + 1) if cls_only else rows
+        index = (np.arange(1 if cls_only else length)[:, None] << 16) + np.arange(length)
+        factors = [dropout_factors(*dropout, pair * heads + head, index) for head in range(heads)]
+        context[queries], dq[queries], dk[rows], dv[rows] = attention(
+            q[queries], k[rows], v[rows], heads, factors, dout[queries]
+        )
+    return context, dq, dk, dv
+
+
 @pytest.mark.parametrize("rate", [0.0, 0.1])
 @pytest.mark.parametrize("cls_only", [False, True])
 @pytest.mark.parametrize(
@@ -277,19 +291,8 @@ def test_attention(heads, depth, lengths, cls_only, rate):
     q = normal(random, pairs if cls_only else tokens, units)
     k, v = normal(random, tokens, units), normal(random, tokens, units)
     dout = normal(random, *q.shape)
-    context, dq, dk, dv = (np.zeros_like(x) for x in (q, q, k, v))
-    biased = (x + b for x, b in zip((q, k, v), np.split(bias, 3), strict=True))
-    biased_q, biased_k, biased_v = biased
-    for pair, length in enumerate(lengths):
-        rows = slice(offsets[pair], offsets[pair + 1])
-        queries = slice(pair, pair + 1) if cls_only else rows
-        index = (np.arange(1 if cls_only else length)[:, None] << 16) + np.arange(length)
-        factors = [
-            dropout_factors(seed, rate, site, pair * heads + head, index) for head in range(heads)
-        ]
-        context[queries], dq[queries], dk[rows], dv[rows] = attention(
-            biased_q[queries], biased_k[rows], biased_v[rows], heads, factors, dout[queries]
-        )
+    biased = [x + b for x, b in zip((q, k, v), np.split(bias, 3), strict=True)]
+    context, dq, dk, dv = attend(*biased, offsets, heads, cls_only, (seed, rate, site), dout)
     dbias = np.concatenate([dq.sum(0), dk.sum(0), dv.sum(0)])
     dropout = np.array([seed, round(rate * 2**24)])
     if cls_only:

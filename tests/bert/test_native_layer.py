@@ -11,8 +11,7 @@ from test_native import (
     KINDS,
     assert_close,
     assert_fails,
-    attention,
-    dropout_factors,
+    attend,
     layer_norm,
     normal,
     row_factors,
@@ -39,22 +38,6 @@ def to_bfloat16(x):
     return (rounded << np.uint32(16)).view(np.float32).astype(np.float64)
 
 
-def attend(q, k, v, offsets, heads, cls, rate, dout):
-    """Return all pairs' contexts, and the gradients of q, k and v."""
-    context, dq, dk, dv = (np.zeros_like(x) for x in (q, q, k, v))
-    for pair, length in enumerate(np.diff(offsets)):
-        rows = slice(offsets[pair], offsets[pair + 1])
-        queries = slice(pair, pair + 1) if cls else rows
-        index = (np.arange(1 if cls else length)[:, None] << 16) + np.arange(length)
-        factors = [
-            dropout_factors(SEED, rate, SITE, pair * heads + head, index) for head in range(heads)
-        ]
-        context[queries], dq[queries], dk[rows], dv[rows] = attention(
-            q[queries], k[rows], v[rows], heads, factors, dout[queries]
-        )
-    return context, dq, dk, dv
-
-
 def reference(x, offsets, parameters, dy, heads, activation, cls, rate, low):
     """Return the layer's output and the gradients of x and of the parameters.
 
@@ -66,7 +49,7 @@ def reference(x, offsets, parameters, dy, heads, activation, cls, rate, low):
     low_x = low(x)
     q = low(low_x[first] @ low(wq).T + bq)
     k, v = low(low_x @ low(wk).T + bk), low(low_x @ low(wv).T + bv)
-    context, *_ = attend(q, k, v, offsets, heads, cls, rate, np.zeros_like(q))
+    context, *_ = attend(q, k, v, offsets, heads, cls, (SEED, rate, SITE), np.zeros_like(q))
     context = low(context)
     mask = row_factors(SEED, rate, SITE + 1, *source.shape)
     outer_mask = row_factors(SEED, rate, SITE + 2, *source.shape)
@@ -85,7 +68,7 @@ def reference(x, offsets, parameters, dy, heads, activation, cls, rate, low):
     _, d_source, dg1, db1 = layer_norm(total, g1, b1, d_attended)
     e = d_source * mask
     low_e = low(e)
-    _, dq, dk, dv = attend(q, k, v, offsets, heads, cls, rate, low(low_e @ low(wo)))
+    _, dq, dk, dv = attend(q, k, v, offsets, heads, cls, (SEED, rate, SITE), low(low_e @ low(wo)))
     low_q, low_k, low_v = low(dq), low(dk), low(dv)
     dx = low_k @ low(wk) + low_v @ low(wv)
     np.add.at(dx, first, low_q @ low(wq) + d_source)
