@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +118,8 @@ class TokenizedExamples:
     windows: np.ndarray | None = None
     # [examples, 2] int64: tokens in a window, tokens in all; None: unknown; not saved
     seen: np.ndarray | None = None
+    # the same pairs with their texts in the other order, to train on in turn; not saved
+    swapped: TokenizedExamples | None = None
     kept: Kept | None = field(
         default=None, init=False
     )  # what a frozen part gives for them; not saved
@@ -144,12 +146,19 @@ class TokenizedExamples:
             self.max_len,
             self.truncated[example],
             None if self.origin is None else self.origin[example],
+            swapped=self.swapped and self.swapped.apart,
         )
+
+    def of_epoch(self, epoch: int) -> TokenizedExamples:
+        """Return what an epoch, from 1, trains on: in every second one ``swapped``, if there."""
+        return self.swapped if self.swapped and epoch % 2 == 0 else self
 
     def arrays(self) -> tuple[np.ndarray, ...]:
         """Return the arrays that decide what a training learns."""
+        found: tuple[np.ndarray, ...]
         found = self.input_ids, self.offsets, self.first_segment, self.label
-        return found if self.windows is None else (*found, self.windows)
+        found = found if self.windows is None else (*found, self.windows)
+        return found if self.swapped is None else (*found, *self.swapped.arrays())
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return the arrays by name, for a file; :meth:`from_arrays` is the inverse."""
@@ -179,7 +188,8 @@ class TokenizedExamples:
             raise ValueError("max_len is not one number")
         max_len = int(arrays["max_len"][0])
         windows = arrays.get("windows")
-        examples = cls(max_len=max_len, windows=windows, **{x: arrays[x] for x in _ARRAYS})
+        required: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
+        examples = cls(max_len=max_len, windows=windows, **required)
         lengths, first = examples.lengths, examples.first_segment
         bounds = np.arange(len(examples) + 1) if windows is None else windows
         if not len(bounds) - 1 == len(examples) == len(examples.truncated) > 0:
@@ -218,6 +228,7 @@ class TokenizedExamples:
             None if self.origin is None else self.origin[indices],
             windows,
             None if self.seen is None else self.seen[indices],
+            self.swapped and self.swapped.take(indices),
         )
 
 
@@ -235,12 +246,22 @@ def _members(bounds: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 def tokenize(
-    examples: Examples, tokenizer: BERTTokenizer, max_len: int, long_text: str = HEAD
+    examples: Examples,
+    tokenizer: BERTTokenizer,
+    max_len: int,
+    long_text: str = HEAD,
+    swap_pairs: bool = False,
 ) -> TokenizedExamples:
     """Turn examples into token ids, in windows of at most ``max_len`` tokens.
 
     ``long_text``: what becomes of a longer example, see :func:`bert.encoding.cut`.
+    ``swap_pairs``: also tokenize the pairs in the other order, as ``swapped``.
     """
+    swapped = None
+    if swap_pairs:
+        assert examples.text_b is not None
+        other = replace(examples, text_a=examples.text_b, text_b=examples.text_a)
+        swapped = tokenize(other, tokenizer, max_len, long_text)
     encoded = tokenizer.encode(examples.text_a, examples.text_b, max_len, long_text)
     return TokenizedExamples(
         *encoded[:3],
@@ -250,6 +271,7 @@ def tokenize(
         examples.origin,
         encoded.windows,
         encoded.seen,
+        swapped,
     )
 
 

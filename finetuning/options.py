@@ -177,6 +177,10 @@ class Options:
         "head_tail, the first quarter and the rest from its end; windows, all of it, in "
         "overlapping windows, whose logits are averaged (each is an example of a training batch)",
         decides=True, in_config=True)
+    swap_pairs: bool = switch(
+        "train on each pair in the other order in every second epoch: for pairs that mean the same "
+        "in either order, as paraphrases and similar texts do (Chen et al. 2020)",
+        decides=True)
     seed: int = flag(2, _SEED, "N", "random seed for the new layer, shuffling and dropout",
         decides=True)
     seeds: tuple[int, ...] = flag((), numbers(_SEED, "a seed"), "N,N,...",
@@ -305,7 +309,7 @@ _DEV = {"dev_file", "dev_fraction", "folds"}
 RULES: tuple[Rule[Options], ...] = (
     Rule("only_inference", needs="model_parameters"),
     Rule("only_inference", "--only_inference does not train",
-        excludes="train_file resume overwrite seeds freeze"),
+        excludes="train_file resume overwrite seeds freeze swap_pairs"),
     Rule(lambda o: o.only_inference and bool({"predict_test", "test_file"} & o.given),
         "predicting with --only_inference", needs="output_dir"),
     Rule(_FILES, "--task_name is not for your own files", excludes="task_name"),

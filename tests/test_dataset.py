@@ -31,6 +31,31 @@ def test_a_part_of_tokenized_examples_is_that_part_tokenized(pairs, tiny_bert, l
     assert part.truncated.any() == (long_text != "windows" or pairs)
 
 
+@pytest.mark.parametrize("long_text", LONG_TEXT)
+def test_swapped_pairs_are_the_pairs_in_the_other_order(tiny_bert, long_text):
+    tokenizer = BERTTokenizer(tiny_bert / "vocab.txt")
+    a, b = (
+        Texts("the cat " * n for n in range(1, 9)),
+        Texts("a dog " * (9 - n) for n in range(1, 9)),
+    )
+    label = np.arange(8, dtype=np.int32)
+    pairs = dataset.tokenize(Examples(a, b, label), tokenizer, 16, long_text, swap_pairs=True)
+    others = dataset.tokenize(Examples(b, a, label), tokenizer, 16, long_text)
+    chosen = np.array([5, 0, 7, 2])
+    for found, expected in (
+        (pairs, others),
+        (pairs.take(chosen), others.take(chosen)),
+        (pairs.apart, others.apart),  # as many windows as in the first order: same updates
+    ):
+        assert found.of_epoch(1) is found.of_epoch(3) is found
+        assert found.of_epoch(2) is found.of_epoch(4) is found.swapped
+        assert len(found.swapped) == len(found)
+        for array, wanted in zip(found.swapped.arrays(), expected.arrays(), strict=True):
+            assert array.tolist() == wanted.tolist()
+        assert found.input_ids.tolist() != found.swapped.input_ids.tolist()
+    assert others.of_epoch(2) is others
+
+
 def test_texts_are_a_sequence_of_what_was_put_in():
     strings = ["", "a\nb", "Füße \u2028 猫", "x"]
     texts = Texts(strings)

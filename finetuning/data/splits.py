@@ -72,12 +72,12 @@ def tokenize_splits(splits: Splits, tokenizer: BERTTokenizer, options: Options) 
     the caller can now drop ``splits``.
     """
 
-    def tokenized(part: Examples) -> TokenizedExamples:
-        return dataset.tokenize(part, tokenizer, options.max_len, options.long_text)
+    def tokenized(part: Examples, swap_pairs: bool = False) -> TokenizedExamples:
+        return dataset.tokenize(part, tokenizer, options.max_len, options.long_text, swap_pairs)
 
     train, weights = None, None
     if splits.train:
-        train = tokenized(splits.train)
+        train = tokenized(splits.train, options.swap_pairs)
         if options.class_weights:
             weights = parse_class_weights(options.class_weights, splits.task, train.apart.label)
     return Dataset(

@@ -51,6 +51,7 @@ class Task:
     labels: tuple[str, ...]  # empty for regression
     metrics: tuple[str, ...]  # the first selects the best epoch
     regression: bool = False
+    symmetric: bool = True  # a pair has the same label in the other order (own data: it may have)
     score_range: tuple[float, float] | None = None  # of a regression's test predictions
     quoted_tsv: bool = False  # of own data: TSV has CSV's quotes
     # Of own data: a text may have any number of labels, with this between them. None: it has one.
@@ -148,25 +149,25 @@ _TASKS = (
     Task("QQP", "question1", "question2", "is_duplicate", _NO_YES, ("accuracy", "f1"),
         malformed_rows=100, test_files={"QQP": _TEST}, rows=_rows(363846, 40430, 390965),
         downloads=_zip("QQP-clean.zip")),
-    Task("MNLI", "sentence1", "sentence2", "gold_label", _MNLI, ("accuracy",),
+    Task("MNLI", "sentence1", "sentence2", "gold_label", _MNLI, ("accuracy",), symmetric=False,
         spellings=("MNLI-m", "MNLI-mm", "MNLI-matched", "MNLI-mismatched"),
         dev_files={"": "dev_matched.tsv", "_mm": "dev_mismatched.tsv"},
         test_files={"MNLI-m": "test_matched.tsv", "MNLI-mm": "test_mismatched.tsv"},
         rows={"train.tsv": 392702, "dev_matched.tsv": 9815, "dev_mismatched.tsv": 9832,
             "test_matched.tsv": 9796, "test_mismatched.tsv": 9847},
         downloads=_zip("MNLI.zip")),
-    Task("QNLI", "question", "sentence", "label", _NLI, ("accuracy",),
+    Task("QNLI", "question", "sentence", "label", _NLI, ("accuracy",), symmetric=False,
         test_files={"QNLI": _TEST}, rows=_rows(104743, 5463, 5463),
         downloads=_zip("QNLIv2.zip", "b4efd6554440de1712e9b54e14760e82")),
-    Task("RTE", "sentence1", "sentence2", "label", _NLI, ("accuracy",),
+    Task("RTE", "sentence1", "sentence2", "label", _NLI, ("accuracy",), symmetric=False,
         test_files={"RTE": _TEST}, rows=_rows(2490, 277, 3000),
         downloads=_zip("RTE.zip", "bef554d0cafd4ab6743488101c638539")),
-    Task("WNLI", "sentence1", "sentence2", "label", _NO_YES, ("accuracy",),
+    Task("WNLI", "sentence1", "sentence2", "label", _NO_YES, ("accuracy",), symmetric=False,
         test_files={"WNLI": _TEST}, rows=_rows(635, 71, 146),
         downloads=_zip("WNLI.zip", "a1b4bd2861017d302d29e42139657a42")),
     # Those of gluonnlp's script that are not GLUE's, in their publishers' layouts. The training
     # files of XNLI were translated by machine, and have other names of columns.
-    Task("XNLI", "sentence1", "sentence2", "gold_label", _MNLI, ("accuracy",),
+    Task("XNLI", "sentence1", "sentence2", "gold_label", _MNLI, ("accuracy",), symmetric=False,
         train_file="multinli.train.{language}.tsv", dev_files={"": "xnli.dev.tsv"},
         test_files={"test": "xnli.test.tsv"}, labelled_tests=True, language="zh",
         other_names={"sentence1": "premise", "sentence2": "hypo", "gold_label": "label"},

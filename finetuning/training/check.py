@@ -13,7 +13,13 @@ import numpy as np
 from bert.frozen import Kept
 from dataset import TokenizedExamples
 from finetuning.console import log, log_header
-from finetuning.training.kept import compute, keeps_outputs, kept_bytes, network_behind
+from finetuning.training.kept import (
+    compute,
+    keeps_outputs,
+    kept_bytes,
+    network_behind,
+    parts_to_keep,
+)
 from finetuning.training.losses import loss_for
 from finetuning.training.run import Run
 from finetuning.training.trainer import Progress, Trainer, count_updates
@@ -123,7 +129,7 @@ def try_frozen_part(run: Run, longest: TokenizedExamples) -> float:
     start = time.perf_counter()
     longest.kept = Kept(network_behind(run), compute(run, longest))
     seconds = time.perf_counter() - start
-    parts = (run.train, *run.data.dev.values())
+    parts = parts_to_keep(run)
     seconds *= sum(len(part.input_ids) for part in parts) / len(longest.input_ids)
     size = sum(kept_bytes(run, part) for part in parts)
     log.info(

@@ -83,6 +83,13 @@ def prepare(options: Options, workers: Workers) -> Run:
         raise UserError(
             f"--calibrate is for classifiers, and {splits.task.name} is a regression: leave it out"
         )
+    if options.swap_pairs and splits.task.text_b_column is None:
+        raise UserError("--swap_pairs is for pairs of texts: leave it out")
+    if options.swap_pairs and not splits.task.symmetric:
+        raise UserError(
+            f"--swap_pairs: a pair of {splits.task.name} has another meaning in the other order; "
+            "leave it out"
+        )
     if classifier is None:
         classifier = new_classifier(options, splits.task, workers.ctx)
     classifier.config.update(task_to_config(splits.task))

@@ -45,7 +45,7 @@ def keep_outputs(run: Run) -> None:
     RunError
         They need a file, and the disk has no room.
     """
-    parts = [part for part in (run.train, *run.data.dev.values()) if part.kept is None]
+    parts = [part for part in parts_to_keep(run) if part.kept is None]
     if not (keeps_outputs(run) and parts):
         return
     start = time.perf_counter()
@@ -62,6 +62,12 @@ def keep_outputs(run: Run) -> None:
         rows = _rows_in_file(folder, _shape(run, part)) if in_file else None
         part.kept = Kept(network, compute(run, part, rows))
     log.info(f"frozen    computed in {time.perf_counter() - start:.1f} s")
+
+
+def parts_to_keep(run: Run) -> list[TokenizedExamples]:
+    """Return the examples that every epoch computes: those to train on, and the dev splits."""
+    swapped = [run.train.swapped] if run.train.swapped else []
+    return [run.train, *swapped, *run.data.dev.values()]
 
 
 def network_behind(run: Run) -> BehindFrozen:

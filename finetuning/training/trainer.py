@@ -189,9 +189,10 @@ class Trainer:
 
     def _backward(self, indices: np.ndarray, ctx: mx.Context, dropout_seed: int) -> mx.nd.NDArray:
         """Leave the gradients of a batch's summed loss on a device; returns that loss ``[1]``."""
-        label = mx.nd.array(self._examples.label[indices], ctx)
+        examples = self._examples.of_epoch((self.updates - 1) // self.updates_per_epoch + 1)
+        label = mx.nd.array(examples.label[indices], ctx)
         with autograd.record():
-            logits = logits_of(self._net, self._examples, indices, ctx, dropout_seed)
+            logits = logits_of(self._net, examples, indices, ctx, dropout_seed)
             loss = self._loss_function(logits, label).sum()
         # The scale (1), or nan where the loss is not finite: the gradients are then not finite
         # either, and the update changes nothing.

@@ -85,6 +85,22 @@ def test_two_epochs_with_kept_outputs_equal_two_that_compute_them_each_time(
     np.testing.assert_allclose(logits[0], logits[1], atol=1e-6)
 
 
+@pytest.mark.parametrize("part", [1, "all"])
+def test_outputs_are_kept_for_both_orders_of_pairs(
+    part, fused_operators, tiny_config, start, examples
+):
+    backwards = examples.take(np.arange(len(examples))[::-1])
+    both = replace(examples, swapped=replace(backwards, label=examples.label))
+    keeping, computing, one_order = (
+        frozen_run(tiny_config, start, pairs, part) for pairs in (both, both, examples)
+    )
+    keep_outputs(keeping)
+    expected = trained(computing)
+    same(trained(keeping), expected, 1e-6)
+    with pytest.raises(AssertionError):
+        same(trained(one_order), expected, 1e-6)
+
+
 @PARTS
 @pytest.mark.parametrize("devices", [1, 2])
 def test_the_stock_operators_freeze_too(

@@ -108,6 +108,40 @@ def test_of_epochs_with_the_same_score_the_one_with_the_lowest_dev_loss_is_the_b
     assert results["best"]["epoch"] == min(equal, key=equal.get)
 
 
+def test_swapped_pairs_are_trained_on_in_every_second_epoch(finetune_here, tmp_path):
+    there, swapped = tmp_path / "there.tsv", tmp_path / "swapped.tsv"
+    pairs = [f"the cat sat {'on ' * n}\tthe dog\t{n % 2}" for n in range(40)]
+    there.write_text("\n".join(["one\tother\tlabel", *pairs]) + "\n")
+    swapped.write_text("\n".join(["other\tone\tlabel", *pairs]) + "\n")
+    losses = []
+    for file in (there, swapped):
+        flags = ("--text_a_column", "one", "--text_b_column", "other", "--dev_fraction", "0.2")
+        code, out = finetune_here(
+            "--train_file", file, *flags, *SHORT, *NO_STEP, "--epochs", "3", "--swap_pairs",
+            out=file.stem,
+        )  # fmt: skip
+        assert code == 0
+        epochs = json.loads((out / "metrics.json").read_text())["epochs"]
+        losses.append([row["train_loss"] for row in epochs])
+    first, second = losses
+    assert first == pytest.approx([second[1], second[0], second[1]], abs=3e-6)
+    assert first != pytest.approx(second, abs=3e-5)
+
+
+@pytest.mark.parametrize("task", ["RTE", "CoLA"])
+def test_only_pairs_without_an_order_are_swapped(task, finetune_here, tmp_path, capsys):
+    (tmp_path / task).mkdir()
+    header, row = {
+        "RTE": ("index\tsentence1\tsentence2\tlabel\n", "0\tthe cat\ta dog\tentailment\n"),
+        "CoLA": ("", "gj04\t1\t\tthe cat sat\n"),
+    }[task]
+    for name in ("train.tsv", "dev.tsv"):
+        (tmp_path / task / name).write_text(header + row * 4)
+    code, _ = finetune_here("--data_dir", tmp_path, "--task_name", task, "--swap_pairs")
+    err = capsys.readouterr().err
+    assert code == 2 and err.count("\n") == 1 and "--swap_pairs" in err and "leave it out" in err
+
+
 def test_training_steps_are_made_whatever_the_epochs(train):
     for steps in (1, 9):
         out = train(*SHORT, "--training_steps", steps, out=f"{steps}")
