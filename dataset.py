@@ -80,6 +80,15 @@ class Examples:
         origin = None if self.origin is None else self.origin[indices]
         return Examples(text_a, text_b, self.label[indices], self.labelled, origin)
 
+    def swap(self, chosen: np.ndarray) -> Examples:
+        """Return the pairs, those of ``chosen`` (bool ``[examples]``) with their texts swapped."""
+        assert self.text_b is not None
+        texts = (self.text_a, self.text_b)
+        text_a, text_b = (
+            Texts(texts[other ^ own][i] for i, other in enumerate(chosen)) for own in (0, 1)
+        )
+        return replace(self, text_a=text_a, text_b=text_b)
+
     def sample(self, size: int, seed: int) -> Examples:
         """Return ``size`` examples (or all, if there are fewer) drawn by the seed, in order."""
         return self.take(np.sort(np.random.default_rng(seed).permutation(len(self))[:size]))
@@ -118,8 +127,9 @@ class TokenizedExamples:
     windows: np.ndarray | None = None
     # [examples, 2] int64: tokens in a window, tokens in all; None: unknown; not saved
     seen: np.ndarray | None = None
-    # the same pairs with their texts in the other order, to train on in turn; not saved
-    swapped: TokenizedExamples | None = None
+    # the same pairs to train on in turn: half of them with their texts in the other order, then the
+    # other half; (): train on these; not saved
+    turns: tuple[TokenizedExamples, ...] = ()
     kept: Kept | None = field(
         default=None, init=False
     )  # what a frozen part gives for them; not saved
@@ -146,19 +156,19 @@ class TokenizedExamples:
             self.max_len,
             self.truncated[example],
             None if self.origin is None else self.origin[example],
-            swapped=self.swapped and self.swapped.apart,
+            turns=tuple(turn.apart for turn in self.turns),
         )
 
     def of_epoch(self, epoch: int) -> TokenizedExamples:
-        """Return what an epoch, from 1, trains on: in every second one ``swapped``, if there."""
-        return self.swapped if self.swapped and epoch % 2 == 0 else self
+        """Return what an epoch trains on."""
+        return self.turns[epoch % len(self.turns)] if self.turns else self
 
     def arrays(self) -> tuple[np.ndarray, ...]:
         """Return the arrays that decide what a training learns."""
-        found: tuple[np.ndarray, ...]
-        found = self.input_ids, self.offsets, self.first_segment, self.label
-        found = found if self.windows is None else (*found, self.windows)
-        return found if self.swapped is None else (*found, *self.swapped.arrays())
+        found = [self.input_ids, self.offsets, self.first_segment, self.label]
+        if self.windows is not None:
+            found.append(self.windows)
+        return (*found, *(array for turn in self.turns for array in turn.arrays()))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return the arrays by name, for a file; :meth:`from_arrays` is the inverse."""
@@ -228,7 +238,7 @@ class TokenizedExamples:
             None if self.origin is None else self.origin[indices],
             windows,
             None if self.seen is None else self.seen[indices],
-            self.swapped and self.swapped.take(indices),
+            tuple(turn.take(indices) for turn in self.turns),
         )
 
 
@@ -255,13 +265,16 @@ def tokenize(
     """Turn examples into token ids, in windows of at most ``max_len`` tokens.
 
     ``long_text``: what becomes of a longer example, see :func:`bert.encoding.cut`.
-    ``swap_pairs``: also tokenize the pairs in the other order, as ``swapped``.
+    ``swap_pairs``: also make the ``turns`` of pairs.
     """
-    swapped = None
+    turns: tuple[TokenizedExamples, ...] = ()
     if swap_pairs:
-        assert examples.text_b is not None
-        other = replace(examples, text_a=examples.text_b, text_b=examples.text_a)
-        swapped = tokenize(other, tokenizer, max_len, long_text)
+        # Half of them: every epoch has both orders. Drawn: in a file, labels may alternate.
+        swapped = np.random.default_rng(0).random(len(examples)) < 0.5
+        turns = tuple(
+            tokenize(examples.swap(chosen), tokenizer, max_len, long_text)
+            for chosen in (swapped, ~swapped)
+        )
     encoded = tokenizer.encode(examples.text_a, examples.text_b, max_len, long_text)
     return TokenizedExamples(
         *encoded[:3],
@@ -271,7 +284,7 @@ def tokenize(
         examples.origin,
         encoded.windows,
         encoded.seen,
-        swapped,
+        turns,
     )
 
 

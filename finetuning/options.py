@@ -178,8 +178,9 @@ class Options:
         "overlapping windows, whose logits are averaged (each is an example of a training batch)",
         decides=True, in_config=True)
     swap_pairs: bool = switch(
-        "train on each pair in the other order in every second epoch: for pairs whose label does "
-        "not depend on the order, such as paraphrases (https://arxiv.org/abs/2203.13491)",
+        "train on each pair in either order, in turn (in every epoch half of the pairs are "
+        "swapped): for pairs whose label does not depend on the order, such as paraphrases "
+        "(https://arxiv.org/abs/2203.13491)",
         decides=True)
     seed: int = flag(2, _SEED, "N", "random seed for the new layer, shuffling and dropout",
         decides=True)

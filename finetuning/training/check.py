@@ -99,7 +99,8 @@ def try_longest_batch(run: Run) -> None:
     """Train on the longest batch, twice, and estimate time and memory of the run."""
     train, options = run.train, run.options
     net = run.classifier.net
-    longest = train.take(np.argsort(-train.lengths, kind="stable")[: options.batch_size])
+    chosen = np.argsort(-train.lengths, kind="stable")[: options.batch_size]
+    longest = replace(train.take(chosen), turns=())
     once = try_frozen_part(run, longest) if keeps_outputs(run) else 0.0
     updates = 2 if longest.kept is None else _QUICK_UPDATES
     trial = replace(options, epochs=updates, training_steps=None)

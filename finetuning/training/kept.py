@@ -66,8 +66,7 @@ def keep_outputs(run: Run) -> None:
 
 def parts_to_keep(run: Run) -> list[TokenizedExamples]:
     """Return the examples that every epoch computes: those to train on, and the dev splits."""
-    swapped = [run.train.swapped] if run.train.swapped else []
-    return [run.train, *swapped, *run.data.dev.values()]
+    return [*(run.train.turns or (run.train,)), *run.data.dev.values()]
 
 
 def network_behind(run: Run) -> BehindFrozen:

@@ -90,7 +90,7 @@ def test_outputs_are_kept_for_both_orders_of_pairs(
     part, fused_operators, tiny_config, start, examples
 ):
     backwards = examples.take(np.arange(len(examples))[::-1])
-    both = replace(examples, swapped=replace(backwards, label=examples.label))
+    both = replace(examples, turns=(replace(backwards, label=examples.label), examples))
     keeping, computing, one_order = (
         frozen_run(tiny_config, start, pairs, part) for pairs in (both, both, examples)
     )
