@@ -60,14 +60,14 @@ MXReturnValue gelu_backward(const Attributes&, Tensors* inputs, Tensors* outputs
 
 MXReturnValue forward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
                       const OpResource&) {
-  return with_activation(integer(attributes, "kind"), [=](auto activation) {
+  return with_activation<false>(integer(attributes, "kind"), [=](auto activation) {
     return apply<decltype(activation)>(inputs, outputs);
   });
 }
 
 MXReturnValue backward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
                        const OpResource&) {
-  return with_activation(integer(attributes, "kind"), [=](auto activation) {
+  return with_activation<false>(integer(attributes, "kind"), [=](auto activation) {
     return differentiate<decltype(activation)>(inputs, outputs);
   });
 }

@@ -47,14 +47,14 @@ struct GeluNew {
   }
 };
 
-// Calls work with the activation that an operator's attribute names.
-template <typename Work>
+// Calls work with the activation that an operator's attribute names. `rough`: for bfloat16.
+template <bool rough, typename Work>
 auto with_activation(int kind, const Work& work) {
   switch (kind) {
     case 0: return work(Relu());
     case 1: return work(Silu());
     case 2: return work(GeluNew());
-    default: return work(Gelu());
+    default: return work(std::conditional_t<rough, RoughGelu, Gelu>());
   }
 }
 

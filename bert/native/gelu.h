@@ -23,4 +23,31 @@ inline float normal_cdf(float z, float* bell) {
   return z < 0 ? tail : 1.0f - tail;
 }
 
+// gelu(z) and gelu'(z) to 3e-4, for results that are rounded to bfloat16: 1/2 and an odd function
+// of z are Φ(z), and also gelu'(z); here a polynomial fitted to |z| <= 4, and constant beyond.
+struct RoughGelu {
+  static float value(float z) {
+    return z * (0.5f + odd(z, {0.398673385f, -0.0658878237f, 0.00950538460f, -0.00100648648f,
+                               7.48544408e-5f, -3.65708252e-6f, 1.04193887e-7f, -1.30125744e-9f}));
+  }
+  static float derivative(float z) {
+    return 0.5f + odd(z, {0.796721578f, -0.262029678f, 0.0559146889f, -0.00768739544f,
+                          6.87637541e-4f, -3.84588493e-5f, 1.21377309e-6f, -1.64191860e-8f});
+  }
+
+ private:
+  struct Coefficients {
+    float c[8];
+  };
+
+  static float odd(float z, const Coefficients& p) {
+    z = z < -4.0f ? -4.0f : z;  // in this order, nan stays nan
+    z = z > 4.0f ? 4.0f : z;
+    const float square = z * z;
+    float sum = p.c[7];
+    for (int i = 6; i >= 0; --i) sum = sum * square + p.c[i];
+    return z * sum;
+  }
+};
+
 }  // namespace bert

@@ -6,7 +6,7 @@
 // float32. The threads share each phase of a few sentences; of many, each thread computes some. A
 // sentence's result depends on nothing but the sentence, so that it does not matter which thread
 // computes what.
-#include "gelu.h"
+#include "activations.h"
 #include "inference_attention.h"
 #include "inference_batch.h"
 #include "layer_norm.h"
@@ -259,8 +259,7 @@ class PackedNetwork : public Network {
     void finish_layer(const Layer& layer, Rows* rows, int64_t count) {
       const auto add = [](float sum, float residual) { return sum + residual; };
       const auto gelu = [](float sum, Number) {
-        float bell;
-        return sum * normal_cdf(sum, &bell);
+        return std::conditional_t<kSame, Gelu, RoughGelu>::value(sum);
       };
       const int64_t inner_stride = stride_of(sizes().hidden);
       float* hidden = rows->hidden.data();

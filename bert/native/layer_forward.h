@@ -135,7 +135,7 @@ class LayerForward : LayerSizes {
       store_row<Type>(row, units, wide, x + i * wide);
     }
     kept_.attended.pack(x, wide, block.begin, count, wide);
-    with_activation(in_.activation, [&](auto activation) {
+    with_activation<!std::is_same<Number, float>::value>(in_.activation, [&](auto activation) {
       activate<decltype(activation)>(x, count, kept_.slope + block.begin * hidden_wide, between);
     });
     kept_.between.pack(between, hidden_wide, block.begin, count, hidden_wide);

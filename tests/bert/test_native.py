@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import mxnet as mx
 import numpy as np
@@ -149,6 +151,27 @@ def test_gelu_keeps_its_relative_accuracy_where_it_is_tiny():
     out, _ = run("bert_bias_gelu", (z, np.zeros(1)), np.ones_like(z))
     np.testing.assert_allclose(out, z * ndtr(z), rtol=1e-5, atol=0)
     np.testing.assert_allclose(out[abs(z) < 3], (z * ndtr(z))[abs(z) < 3], rtol=2e-6, atol=0)
+
+
+def test_the_rough_gelu_of_bfloat16_is_within_its_bound(tmp_path):
+    source, library = tmp_path / "rough.cc", tmp_path / "rough.so"
+    source.write_text("""#include "gelu.h"
+        extern "C" void rough(const float* z, int count, float* value, float* derivative) {
+          for (int i = 0; i < count; ++i) {
+            value[i] = bert::RoughGelu::value(z[i]);
+            derivative[i] = bert::RoughGelu::derivative(z[i]);
+          }
+        }""")
+    folders = [f"-I{ROOT / 'bert' / 'native'}", f"-I{Path(mx.__file__).parent / 'include'}"]
+    flags = ["-std=c++17", "-O2", "-shared", "-fPIC", "-fopenmp", *folders]
+    subprocess.run(["g++", *flags, source, "-o", library], check=True)
+    z = np.linspace(-6, 6, 100_001, dtype=np.float32)
+    found = np.empty((2, len(z)), np.float32)
+    pointers = [array.ctypes.data_as(ctypes.c_void_p) for array in (z, *found)]
+    ctypes.CDLL(str(library)).rough(pointers[0], len(z), *pointers[1:])
+    x = z.astype(np.float64)
+    expected = x * ndtr(x), ndtr(x) + x * np.exp(-x * x / 2) / np.sqrt(2 * np.pi)
+    assert np.abs(found - expected).max() < 3e-4
 
 
 def gelu_new(z):
