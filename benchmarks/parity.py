@@ -5,10 +5,11 @@
     GLUE_DIR=glue_data python3 benchmarks/parity.py --tasks SST-2 --seeds 1,2
 
 The recipe is AdamW at 5e-5, 3 epochs, batch size 32, warm-up over a tenth of the updates, then a
-linear decay, gradients clipped at norm 1. A third column is this project with the flags that README
-recommends. Each result is appended to benchmarks/parity.jsonl as soon as it is there, and what is
-there is not trained again; benchmarks/PARITY.md is written anew from all of it. Needs the peers'
-environment (make .venv-bench/installed). On two cores MRPC takes about 5 minutes a seed.
+linear decay, gradients clipped at norm 1. Two more columns are this project with the flags that
+README recommends, in float32 and in bfloat16. Each result is appended to benchmarks/parity.jsonl as
+soon as it is there, and what is there is not trained again; benchmarks/PARITY.md is written anew
+from all of it. Needs the peers' environment (make .venv-bench/installed). On two cores MRPC takes
+about 6 minutes a seed. --who trains some of the contestants only.
 """
 
 from __future__ import annotations
@@ -30,14 +31,17 @@ from bench import OURS, PEERS, ROOT, commit, machine, versions
 
 from dataset import Examples
 from finetuning.data.reading import read_glue
-from finetuning.data.tasks import find_task, task_folder
+from finetuning.data.tasks import Task, find_task, task_folder
 from finetuning.results.metrics import compute
 
 HERE = Path(__file__).resolve().parent
 RESULTS, TABLE = HERE / "parity.jsonl", HERE / "PARITY.md"
 RECIPE = ("--optimizer", "adamw", "--lr", "5e-5", "--epochs", "3")
-RECOMMENDED = ("--optimizer", "adamw", "--lr", "1e-4", "--epochs", "5")
-HUGGING_FACE, SAME, OWN = "Hugging Face", "this project, same recipe", "this project, recommended"
+RECOMMENDED = ("--optimizer", "adamw", "--lr", "1e-4", "--epochs", "4", "--dropout", "0")
+FOR_PAIRS_WITHOUT_AN_ORDER = ("--swap_pairs",)
+HUGGING_FACE, SAME = "Hugging Face", "this project, same recipe"
+OWN, OWN_BFLOAT16 = "this project, recommended", "this project, recommended, bfloat16"
+CONTESTANTS = (HUGGING_FACE, SAME, OWN, OWN_BFLOAT16)
 
 
 def main() -> None:
@@ -47,13 +51,14 @@ def main() -> None:
     parser.add_argument("--data_dir", type=Path, default=os.environ.get("GLUE_DIR", "glue_data"))
     parser.add_argument("--tasks", default="MRPC,RTE,STS-B,CoLA")
     parser.add_argument("--seeds", default="1,2,3,4,5")
+    parser.add_argument("--who", nargs="+", choices=CONTESTANTS, default=CONTESTANTS)
     parser.add_argument("--cache", type=Path, default=ROOT / ".bench_cache")
     args = parser.parse_args()
     make_models.make(args.cache)
     done = {(r["who"], r["task"], r["seed"]) for r in read_results()}
     for seed in map(int, args.seeds.split(",")):
         for task in args.tasks.split(","):
-            for who in (HUGGING_FACE, SAME, OWN):
+            for who in args.who:
                 if (who, task, seed) in done:
                     continue
                 result = {"who": who, "task": task, "seed": seed, "commit": commit()}
@@ -78,13 +83,20 @@ def train(who: str, task: str, seed: int, data_dir: Path, model: Path) -> dict:
         command = [OURS, ROOT / "finetune_classifier.py", "--data_dir", data_dir]
         command += ["--task_name", task, "--seed", str(seed), "--output_dir", folder + "/out"]
         command += ["--bert_model", "bert_6_384_12", "--bert_dataset", "minilm_en_uncased"]
-        run([*command, *(RECIPE if who == SAME else RECOMMENDED), "--no_tensorboard"])
+        run([*command, *flags_of(who, find_task(task)), "--no_tensorboard"])
         results = json.loads(Path(folder, "out", "metrics.json").read_text())
         metric = find_task(task).metrics[0]
         return {
             "scores": [row["dev"][metric] for row in results["epochs"]],
             "seconds": sum(row["seconds"] for row in results["epochs"]),
         }
+
+
+def flags_of(who: str, task: Task) -> tuple[str, ...]:
+    if who == SAME:
+        return RECIPE
+    swap = FOR_PAIRS_WITHOUT_AN_ORDER if task.text_b_column and task.symmetric else ()
+    return (*RECOMMENDED, *swap, "--dtype", "bfloat16" if who == OWN_BFLOAT16 else "float32")
 
 
 def train_huggingface(name: str, seed: int, data_dir: Path, model: Path, file: Path) -> dict:
@@ -126,44 +138,41 @@ def write_table() -> None:
         f"- Machine: {machine()}",
         f"- Versions: {versions()}",
         f"- Commits: {', '.join(sorted({r['commit'] for r in results}))}",
-        "- The main dev metric after the last epoch, mean ± standard deviation over the seeds that "
-        "all three have; in brackets the mean of each seed's best epoch. Difference: of the means, "
-        "in its standard errors.",
-        f"- Recommended flags: `{' '.join(RECOMMENDED)}`",
+        "- The main dev metric after the last epoch, mean ± standard deviation over the seeds; in "
+        "brackets the mean of each seed's best epoch. Last, the difference from Hugging Face's "
+        "mean, in standard errors of the difference.",
+        f"- Recommended flags: `{' '.join(RECOMMENDED)}`, for pairs without an order also "
+        f"`{' '.join(FOR_PAIRS_WITHOUT_AN_ORDER)}`",
         "",
-        f"| task | metric | seeds | {HUGGING_FACE} | {SAME} | difference | {OWN} | difference |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        f"| task | metric | {' | '.join(CONTESTANTS)} |",
+        "| --- | --- |" + " --- |" * len(CONTESTANTS),
     ]
     for task in dict.fromkeys(r["task"] for r in results):
-        found = {
-            who: {r["seed"]: r["scores"] for r in results if (r["who"], r["task"]) == (who, task)}
-            for who in (HUGGING_FACE, SAME, OWN)
-        }
-        seeds = sorted(set.intersection(*(set(scores) for scores in found.values())))
-        if not seeds:
-            continue
-        last = {who: np.array([s[seed][-1] for seed in seeds]) for who, s in found.items()}
-        best = {who: np.mean([max(s[seed]) for seed in seeds]) for who, s in found.items()}
-        cells = {who: f"{spread(last[who])} ({best[who]:.4f})" for who in found}
-        lines.append(
-            f"| {task} | {find_task(task).metrics[0]} | {', '.join(map(str, seeds))} "
-            f"| {cells[HUGGING_FACE]} | {cells[SAME]} | {errors(last[SAME], last[HUGGING_FACE])} "
-            f"| {cells[OWN]} | {errors(last[OWN], last[HUGGING_FACE])} |"
-        )
+        peers = scores_of(results, HUGGING_FACE, task)
+        cells = [cell(scores_of(results, who, task), peers) for who in CONTESTANTS]
+        lines.append(f"| {task} | {find_task(task).metrics[0]} | {' | '.join(cells)} |")
     TABLE.write_text("\n".join(lines) + "\n")
 
 
-def spread(values: np.ndarray) -> str:
-    deviation = f" ± {values.std(ddof=1):.4f}" if len(values) > 1 else ""
-    return f"{values.mean():.4f}{deviation}"
+def scores_of(results: list[dict], who: str, task: str) -> list[list[float]]:
+    """Return the scores after each epoch, seed by seed."""
+    rows = [r for r in results if (r["who"], r["task"]) == (who, task)]
+    return [r["scores"] for r in sorted(rows, key=lambda r: r["seed"])]
 
 
-def errors(ours: np.ndarray, theirs: np.ndarray) -> str:
-    """Return the difference of two means in its standard errors (Welch)."""
-    if len(ours) < 2:
+def cell(scores: list[list[float]], peers: list[list[float]]) -> str:
+    """Return a cell of the table."""
+    if not scores:
         return ""
-    error = np.sqrt(ours.var(ddof=1) / len(ours) + theirs.var(ddof=1) / len(theirs))
-    return f"{(ours.mean() - theirs.mean()) / error:+.1f}"
+    last, theirs = (np.array([each[-1] for each in found]) for found in (scores, peers))
+    best = np.mean([max(each) for each in scores])
+    if len(last) == 1:
+        return f"{last[0]:.4f} ({best:.4f})"
+    text = f"{last.mean():.4f} ± {last.std(ddof=1):.4f} ({best:.4f}), {len(last)} seeds"
+    if scores is peers or len(theirs) < 2:
+        return text
+    error = np.sqrt(last.var(ddof=1) / len(last) + theirs.var(ddof=1) / len(theirs))  # Welch
+    return f"{text}, {(last.mean() - theirs.mean()) / error:+.1f}"
 
 
 if __name__ == "__main__":
