@@ -169,7 +169,7 @@ def cell(scores: list[list[float]], peers: list[list[float]]) -> str:
     if len(last) == 1:
         return f"{last[0]:.4f} ({best:.4f})"
     text = f"{last.mean():.4f} ± {last.std(ddof=1):.4f} ({best:.4f}), {len(last)} seeds"
-    if scores is peers or len(theirs) < 2:
+    if scores == peers or len(theirs) < 2:
         return text
     error = np.sqrt(last.var(ddof=1) / len(last) + theirs.var(ddof=1) / len(theirs))  # Welch
     return f"{text}, {(last.mean() - theirs.mean()) / error:+.1f}"
