@@ -6,10 +6,11 @@
 
 The recipe is AdamW at 5e-5, 3 epochs, batch size 32, warm-up over a tenth of the updates, then a
 linear decay, gradients clipped at norm 1. Two more columns are this project with the flags that
-README recommends, in float32 and in bfloat16. Each result is appended to benchmarks/parity.jsonl as
-soon as it is there, and what is there is not trained again; benchmarks/PARITY.md is written anew
-from all of it. Needs the peers' environment (make .venv-bench/installed). On two cores MRPC takes
-about 6 minutes a seed. --who trains some of the contestants only.
+docs/results.md recommends, in float32 and in bfloat16. Each result is appended to
+benchmarks/parity.jsonl as soon as it is there, and what is there is not trained again;
+benchmarks/PARITY.md is written anew from all of it. Needs the peers' environment (make
+.venv-bench/installed). On two cores MRPC takes about 6 minutes a seed. --who trains some of the
+contestants only.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ inline float normal_cdf(float z, float* bell) {
   return z < 0 ? tail : 1.0f - tail;
 }
 
-// gelu(z) and gelu'(z) to 3e-4, for results that are rounded to bfloat16: 1/2 and an odd function
-// of z are Φ(z), and also gelu'(z); here a polynomial fitted to |z| <= 4, and constant beyond.
+// gelu(z) and gelu'(z) to 3e-4 for |z| <= 6, for results that are rounded to bfloat16. Both Φ(z) and
+// gelu'(z) are 1/2 plus an odd function of z, here a polynomial for |z| <= 4 and constant beyond.
 struct RoughGelu {
   static float value(float z) {
     return z * (0.5f + odd(z, {0.398673385f, -0.0658878237f, 0.00950538460f, -0.00100648648f,
