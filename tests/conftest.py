@@ -273,3 +273,33 @@ def finetune_here(tiny_bert, tmp_path):
         return finetune_classifier.main([str(flag) for flag in argv]), folder
 
     return run
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory, tiny_bert):
+    """Output folders of three short trainings: single texts, pairs, a regression."""
+    from helpers import write_sentences
+
+    import finetune_classifier
+
+    folder = tmp_path_factory.mktemp("runs")
+    train = write_sentences(folder / "train.csv", 160, 0)
+    pairs = folder / "pairs.csv"
+    pairs.write_text("one,two,same\n" + "the cat,the cat,yes\na dog,the house,no\n" * 9)
+    scores = write_sentences(folder / "scores.csv", 40, 0, regression=True)
+    columns = ("--text_a_column", "text")
+    flags = {
+        "single": (*columns, "--train_file", train),
+        "pairs": (
+            *("--text_a_column", "one", "--text_b_column", "two", "--label_column", "same"),
+            *("--train_file", pairs),
+        ),
+        "scores": (*columns, "--train_file", scores, "--regression"),
+    }
+    for name, own in flags.items():
+        argv = ["--pretrained_bert_parameters", tiny_bert, "--max_len", "32", *own]
+        argv += ["--dev_fraction", "0.2", "--epochs", "5", "--lr", "3e-3"]
+        argv += ["--batch_size", "16"]
+        argv += ["--output_dir", folder / name]
+        assert finetune_classifier.main([str(a) for a in argv]) == 0
+    return folder

@@ -6,14 +6,17 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 from conftest import ROOT
 
+import predict
 from finetuning.data.reading import read_own, read_own_training_file
 from finetuning.data.rows import BadRows
 from finetuning.data.tasks import own_task
 from finetuning.options import Options, parse
+from finetuning.results import inference
 
 # A short training on what write_sentences has written.
 FLAGS = ("--text_a_column", "text", "--batch_size", "16", "--epochs", "5", "--lr", "3e-3")
@@ -88,3 +91,21 @@ def resumed_after_kill(flags, tmp_path):
     assert "resumed   after update" in resumed.communicate(timeout=120)[0]
     assert resumed.returncode == 0
     return tmp_path / "undisturbed", tmp_path / "killed"
+
+
+def predict_here(*flags):
+    """Run predict.py in this process; returns its exit code."""
+    return predict.main([str(flag) for flag in flags])
+
+
+def interrupt(monkeypatch, flags, after):
+    """Predict, but fail after so many chunks, as if killed."""
+    chunks = inference._chunks
+
+    def cut(rows, size):
+        yield from islice(chunks(rows, size), after)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inference, "_chunks", cut)
+        assert predict_here(*flags) == 130

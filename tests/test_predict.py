@@ -1,4 +1,4 @@
-"""predict.py: what it reads and writes, in which order, and how it resumes."""
+"""predict.py: what it reads, computes and writes."""
 
 from __future__ import annotations
 
@@ -7,57 +7,15 @@ import gzip
 import io
 import json
 import os
-import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from itertools import islice
 
-import mxnet as mx
 import numpy as np
 import pytest
-from conftest import ROOT, run_script
-from helpers import write_sentences
+from conftest import run_script
+from helpers import interrupt, predict_here, write_sentences
 
-import predict
-from bert import load_classifier, native, runtime
-from bert.errors import UserError
+from bert import load_classifier, runtime
 from bert.run_config import config_text
-from finetuning.results import inference
-
-
-@pytest.fixture(scope="session")
-def runs(tmp_path_factory, tiny_bert):
-    """Output folders of three short trainings: single texts, pairs, a regression."""
-    import finetune_classifier
-
-    folder = tmp_path_factory.mktemp("runs")
-    train = write_sentences(folder / "train.csv", 160, 0)
-    pairs = folder / "pairs.csv"
-    pairs.write_text("one,two,same\n" + "the cat,the cat,yes\na dog,the house,no\n" * 9)
-    scores = write_sentences(folder / "scores.csv", 40, 0, regression=True)
-    columns = ("--text_a_column", "text")
-    flags = {
-        "single": (*columns, "--train_file", train),
-        "pairs": (
-            *("--text_a_column", "one", "--text_b_column", "two", "--label_column", "same"),
-            *("--train_file", pairs),
-        ),
-        "scores": (*columns, "--train_file", scores, "--regression"),
-    }
-    for name, own in flags.items():
-        argv = ["--pretrained_bert_parameters", tiny_bert, "--max_len", "32", *own]
-        argv += ["--dev_fraction", "0.2", "--epochs", "5", "--lr", "3e-3"]
-        argv += ["--batch_size", "16"]
-        argv += ["--output_dir", folder / name]
-        assert finetune_classifier.main([str(a) for a in argv]) == 0
-    return folder
-
-
-def predict_here(*flags):
-    return predict.main([str(flag) for flag in flags])
 
 
 def lines_of(path):
@@ -153,117 +111,6 @@ sys.exit(" ".join({{"mxnet", "scipy", "pandas", "pyarrow"}} & set(sys.modules)) 
 """
     run = run_script("-c", code)
     assert run.returncode == 0 and '"label"' in run.stdout, run.stderr
-
-
-QUERIES = {
-    "single": (["a dog ran", "the red cat", "a house of the"],),
-    "pairs": (["the cat", "a dog"], ["the cat", "the house"]),
-    "scores": (["a dog ran", "dog dog dog"],),
-}
-
-
-def answers_of_predict(model, texts, texts_b=None):
-    """Return what predict.py writes for these texts, without the index."""
-    run = io.BytesIO()
-    for text_a, text_b in zip(texts, texts_b or [None] * len(texts), strict=True):
-        run.write((text_a if text_b is None else f"{text_a}\t{text_b}").encode() + b"\n")
-    done = run_script("predict.py", "--model_dir", model, input=run.getvalue().decode())
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    return [{name: value for name, value in row.items() if name != "index"} for row in rows]
-
-
-@pytest.mark.usefixtures("native_library")
-@pytest.mark.parametrize("name", QUERIES)
-def test_python_gets_the_answers_of_predict(name, runs):
-    classifier = load_classifier(runs / name)
-    expected = answers_of_predict(runs / name, *QUERIES[name])
-    assert classifier(*QUERIES[name]) == expected and len(expected) > 1
-    assert classifier(*[[] for _ in QUERIES[name]]) == []
-    many = [[*column] * 30 for column in QUERIES[name]]  # more than one batch
-    assert classifier(*many) == expected * 30
-
-
-def calibrated(run, folder, **found):
-    shutil.copytree(run, folder)
-    config = json.loads((folder / "config.json").read_text()) | {"calibration": found}
-    (folder / "config.json").write_text(config_text(config, (folder / "vocab.txt").read_text()))
-    return folder
-
-
-@pytest.mark.usefixtures("native_library")
-def test_python_applies_temperature_and_threshold(runs, tmp_path):
-    texts = QUERIES["single"][0]
-    plain = load_classifier(runs / "single")(texts)
-    model = calibrated(runs / "single", tmp_path / "run", temperature=2.0, threshold=1e-6)
-    assert load_classifier(model)(texts) == answers_of_predict(model, texts)
-    for row, before in zip(load_classifier(model)(texts), plain, strict=True):
-        assert row["label"] == "dog"  # its probability is above the threshold
-        odds = [row["probabilities"]["dog"] / row["probabilities"]["cat"] for row in (row, before)]
-        assert odds[0] == pytest.approx(odds[1] ** 0.5, rel=1e-3)
-
-
-@pytest.mark.parametrize("network", [False, True])
-def test_python_multiplies_in_the_type_that_is_asked_for(network, runs):
-    found = []
-    for dtype in ("float32", "bfloat16"):
-        classifier = load_classifier(runs / "single", dtype=dtype)
-        if network:
-            assert classifier.net.bert.bfloat16 == (dtype == "bfloat16")
-        answers = classifier(QUERIES["single"][0])
-        found.append([list(answer["probabilities"].values()) for answer in answers])
-    assert found[0] != found[1]
-    np.testing.assert_allclose(*found, atol=5e-3)
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bf16", ""])
-def test_python_refuses_another_type(dtype, runs):
-    with pytest.raises(UserError, match="dtype must be float32, bfloat16"):
-        load_classifier(runs / "single", dtype=dtype)
-    with pytest.raises(UserError, match="dtype must be float32, bfloat16"):
-        load_classifier(runs / "single", ctx=mx.gpu(0), dtype="bfloat16")
-
-
-@pytest.mark.parametrize("compiler", [True, False])
-def test_texts_are_predicted_with_the_network_as_it_is(compiler, runs, monkeypatch):
-    classifier, texts = load_classifier(runs / "single"), QUERIES["single"][0]
-    expected = classifier(texts)
-    if not compiler:
-        monkeypatch.setattr(native, "library", unavailable)
-    net, _, _ = classifier
-    for row, before in zip(classifier(texts), expected, strict=True):
-        assert row["probabilities"] == pytest.approx(before["probabilities"], abs=1e-5)
-    net.classifier[1].bias.set_data(mx.nd.array([0, 50]))
-    assert [row["label"] for row in classifier(texts)] == ["dog"] * 3
-
-
-def unavailable():
-    raise native.NativeUnavailable("there is no compiler")
-
-
-@pytest.mark.parametrize(
-    "name, texts, complaint",
-    [
-        ("single", ("a dog",), "pass a list of texts, not one text"),
-        ("single", (["a dog"], ["a cat"]), "takes single texts: leave out texts_b"),
-        ("pairs", (["a dog"],), "takes pairs of texts: pass texts_b"),
-        ("pairs", (["a dog"], ["a", "b"]), "there are 1 texts, but 2 in texts_b"),
-    ],
-)
-def test_texts_that_do_not_fit_the_model_are_refused(name, texts, complaint, runs):
-    with pytest.raises(UserError, match=complaint):
-        load_classifier(runs / name)(*texts)
-
-
-@pytest.mark.usefixtures("native_library")
-def test_loading_a_classifier_and_predicting_loads_no_mxnet(runs):
-    code = f"""
-import sys
-from bert import load_classifier
-print(load_classifier({str(runs / "single")!r})(["a dog"]))
-sys.exit("mxnet" in sys.modules)
-"""
-    run = run_script("-c", code)
-    assert run.returncode == 0 and "probabilities" in run.stdout, run.stderr
 
 
 PAIR_FILES = {
@@ -475,147 +322,6 @@ def test_a_glue_model_with_another_label_order_keeps_its_own(runs, tmp_path, cap
     assert set(answers) == {"0", "1"}
 
 
-def test_a_closed_pipe_is_not_an_error(runs, tmp_path):
-    test = write_sentences(tmp_path / "test.csv", 3000, 7)
-    command = [sys.executable, "predict.py", "--model_dir", runs / "single", "--input", test]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert json.loads(process.stdout.readline())["index"] == 0
-    process.stdout.close()
-    assert process.wait(60) == 0
-    assert process.stderr.read() == ""
-
-
-def interrupt(monkeypatch, flags, after):
-    """Predict, but fail after so many chunks, as if killed."""
-    chunks = inference._chunks
-
-    def cut(rows, size):
-        yield from islice(chunks(rows, size), after)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(inference, "_chunks", cut)
-        assert predict_here(*flags) == 130
-
-
-@pytest.mark.parametrize("ending", ["jsonl", "tsv", "csv"])
-def test_killed_and_resumed_it_loses_and_repeats_nothing(ending, runs, tmp_path):
-    test = write_sentences(tmp_path / "test.csv", 4000, 7)
-    flags = ("--model_dir", runs / "single", "--input", test, "--batch_size", "4", "--resume")
-    whole, output = tmp_path / f"whole.{ending}", tmp_path / f"out.{ending}"
-    assert predict_here(*flags, "--output", whole) == 0
-
-    partial = tmp_path / f"out.{ending}.predict.partial"
-    command = [sys.executable, "predict.py", *map(str, flags), "--output", str(output)]
-    process = subprocess.Popen(command, cwd=ROOT)
-    deadline = time.monotonic() + 60
-    while not (partial.exists() and partial.stat().st_size) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait(60)
-    assert not output.exists() and 0 < partial.stat().st_size < whole.stat().st_size
-
-    assert predict_here(*flags, "--output", output) == 0
-    assert output.read_bytes() == whole.read_bytes() and not partial.exists()
-
-
-@pytest.mark.parametrize("cut", [0, 1, 9000, 20_000, -1])
-def test_an_output_cut_anywhere_is_completed(cut, runs, tmp_path, monkeypatch):
-    test = write_sentences(tmp_path / "test.csv", 300, 7)
-    flags = ("--model_dir", runs / "single", "--input", test, "--batch_size", "4")
-    output, partial = tmp_path / "out.jsonl", tmp_path / "out.jsonl.predict.partial"
-    assert predict_here(*flags, "--output", output) == 0
-    whole = output.read_bytes()
-    output.unlink()
-    interrupt(monkeypatch, (*flags, "--output", output), after=3)
-    assert not output.exists() and partial.read_bytes() == whole
-    os.truncate(partial, cut if cut >= 0 else len(whole) + cut)
-    assert predict_here(*flags, "--output", output, "--resume") == 0
-    assert output.read_bytes() == whole
-    assert sorted(tmp_path.iterdir()) == [output, test]
-
-
-def longer(path):
-    path.write_text(path.read_text() + "the dog\n")
-
-
-def another_text(path):
-    path.write_text(path.read_text().replace("dog", "cat", 1))
-
-
-@pytest.mark.parametrize(
-    "change, changed",
-    [
-        (another_text, "--input"),
-        (longer, "--input"),
-        (("--model_dir", "pairs"), "config.json, model.params"),
-        (("--batch_size", "5"), "--batch_size"),
-        (("--dtype", "bfloat16"), "--dtype"),
-        (("--format", "csv"), "--format, the columns"),
-    ],
-)
-def test_only_the_same_is_resumed(change, changed, runs, tmp_path, monkeypatch, capsys):
-    test = tmp_path / "test.jsonl"
-    test.write_text('{"text": "the dog", "one": "a dog", "two": "the cat"}\n' * 300)
-    output, partial = tmp_path / "out.jsonl", tmp_path / "out.jsonl.predict.partial"
-    flags = ["--model_dir", runs / "single", "--input", test, "--output", output]
-    flags += ["--batch_size", "4"]
-    interrupt(monkeypatch, flags, after=1)
-    before = partial.read_bytes()
-    assert before
-    if callable(change):
-        change(test)
-    else:
-        flags += [change[0], runs / change[1] if change[0] == "--model_dir" else change[1]]
-    capsys.readouterr()
-    assert predict_here(*flags, "--resume") == 2
-    error = capsys.readouterr().err
-    assert f"out.jsonl: {changed} changed" in error and error.count("\n") == 1
-    assert predict_here(*flags) == 2  # nor is it thrown away without a word
-    assert "--resume" in capsys.readouterr().err
-    assert partial.read_bytes() == before and not output.exists()
-    if change != longer:  # whose last line is not JSON
-        assert predict_here(*flags, "--overwrite") == 0
-        assert not partial.exists() and len(output.read_bytes().splitlines()) >= 300
-
-
-def test_what_is_not_an_interrupted_output_stays(runs, tmp_path, capsys):
-    test = write_sentences(tmp_path / "test.csv", 5, 7)
-    output, partial = tmp_path / "out.jsonl", tmp_path / "out.jsonl.predict.partial"
-    flags = ("--model_dir", runs / "single", "--input", test, "--output", output)
-    output.write_text("notes\n")
-    for more in ((), ("--resume",)):
-        assert predict_here(*flags, *more) == 2
-        assert "already exists: pass --overwrite" in capsys.readouterr().err
-    assert output.read_text() == "notes\n" and len(list(tmp_path.iterdir())) == 2
-    output.unlink()
-    keep = tmp_path / "keep"
-    keep.write_text("mine\n")
-    for foreign in (lambda path: path.write_text("mine\n"), lambda path: path.symlink_to(keep)):
-        for path in (partial, tmp_path / "out.jsonl.predict.json"):
-            foreign(path)
-            for more in ((), ("--resume",), ("--overwrite",)):
-                assert predict_here(*flags, *more) == 2
-                error = capsys.readouterr().err
-                assert path.name in error and "move it away" in error and error.count("\n") == 1
-            assert path.read_text() == keep.read_text() == "mine\n"
-            assert not output.exists()
-            path.unlink()
-    # A record can be forged to make another file, by a hard link, an interrupted output.
-    (tmp_path / "out.jsonl.predict.json").write_text('{"program": "predict.py", "origin": {}}')
-    os.link(keep, partial)
-    for more in ((), ("--resume",), ("--overwrite",)):
-        assert predict_here(*flags, *more) == 2
-        assert f"{partial} is a link to another file" in capsys.readouterr().err
-    assert keep.read_text() == "mine\n"
-    partial.unlink()
-    (tmp_path / "out.jsonl.partial").write_text("mine\n")
-    assert predict_here(*flags) == 0
-    assert (tmp_path / "out.jsonl.partial").read_text() == "mine\n"
-
-
 def test_the_model_may_be_named_as_in_finetuning(runs, capsys):
     answers = []
     for model in (("--model_dir", runs / "single"), ("--model_parameters", runs / "single")):
@@ -624,47 +330,3 @@ def test_the_model_may_be_named_as_in_finetuning(runs, capsys):
     parameters = runs / "single" / "model.params"
     assert predict_here(f"--model_parameters={parameters}", "--text_a", "the dog") == 0
     assert {*answers, capsys.readouterr().out} == {answers[0]}
-
-
-@pytest.mark.slow
-def test_100_000_rows_take_no_more_memory_and_survive_being_killed(runs, tmp_path):
-    peaks = []
-    for rows in (10_000, 100_000):
-        test = write_sentences(tmp_path / f"{rows}.csv", rows, 7)
-        # Not ru_maxrss: Linux counts into that what the process of the tests has taken.
-        code = (
-            "import re, runpy, sys; sys.argv = sys.argv[1:]\n"
-            "try: runpy.run_path('predict.py', run_name='__main__')\n"
-            "except SystemExit as end: assert end.code == 0\n"
-            "status = open('/proc/self/status').read()\n"
-            "print(re.search(r'VmHWM:\\s+(\\d+) kB', status)[1], file=sys.stderr)"
-        )
-        output = tmp_path / "out.jsonl"
-        run = run_script(
-            *("-c", code, "predict.py", "--model_dir", runs / "single"),
-            *("--input", test, "--output", output),
-        )
-        assert run.returncode == 0, run.stderr
-        assert output.read_bytes().count(b"\n") == rows
-        peaks.append(int(run.stderr.split()[-1]) / 1024)
-    assert peaks[1] < peaks[0] + 20  # MiB
-
-    # The 100,000 again, killed ten times on the way.
-    again, moments = tmp_path / "again.jsonl", random.Random(4)
-    flags = ("--model_dir", runs / "single", "--input", test, "--output", again, "--resume")
-    command = [sys.executable, "predict.py", *map(str, flags)]
-    partial, lengths = tmp_path / "again.jsonl.predict.partial", []
-    for kills in range(11):
-        before = partial.stat().st_size if partial.exists() else 0
-        process = subprocess.Popen(command, cwd=ROOT)
-        while kills < 10 and process.poll() is None:
-            if partial.exists() and partial.stat().st_size > before:
-                time.sleep(moments.uniform(0, 0.1))
-                process.send_signal(signal.SIGKILL)
-                lengths.append(partial.stat().st_size)
-                break
-            time.sleep(0.002)
-        process.wait(120)
-    print(f"peaks {peaks} MiB; killed at {lengths} of {output.stat().st_size} bytes")
-    assert len(lengths) == 10
-    assert again.read_bytes() == output.read_bytes()
