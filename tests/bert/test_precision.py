@@ -106,6 +106,15 @@ def test_a_processor_without_such_units_is_said_to_be_slower(
     assert "warning   this processor emulates bfloat16" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("units", ["AVX-512", "AMX", None])
+def test_float32_on_a_processor_with_such_units_names_the_faster_type(
+    units, finetune_here, glue_dir, capsys, monkeypatch
+):
+    monkeypatch.setattr(runtime, "bfloat16_units", lambda: units)
+    assert finetune_here("--data_dir", glue_dir, "--training_steps", "1")[0] == 0
+    assert ("--dtype bfloat16 is faster here" in capsys.readouterr().out) == (units is not None)
+
+
 def new_trainer(net, tokens, loss, dtype="float16"):
     chosen = options(batch_size=8, epochs=20, lr=1e-3, seed=3, dtype=dtype)
     return Trainer(net, tokens, loss, cpus(1), chosen)
