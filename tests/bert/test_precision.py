@@ -106,13 +106,17 @@ def test_a_processor_without_such_units_is_said_to_be_slower(
     assert "warning   this processor emulates bfloat16" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("units", ["AVX-512", "AMX", None])
+@pytest.mark.usefixtures("native_library")
+@pytest.mark.parametrize(
+    "units, flags, named",
+    [("AVX-512", (), True), ("AMX", (), True), (None, (), False), ("AMX", ("--no_native",), False)],
+)
 def test_float32_on_a_processor_with_such_units_names_the_faster_type(
-    units, finetune_here, glue_dir, capsys, monkeypatch
+    units, flags, named, finetune_here, glue_dir, capsys, monkeypatch
 ):
     monkeypatch.setattr(runtime, "bfloat16_units", lambda: units)
-    assert finetune_here("--data_dir", glue_dir, "--training_steps", "1")[0] == 0
-    assert ("--dtype bfloat16 is faster here" in capsys.readouterr().out) == (units is not None)
+    assert finetune_here("--data_dir", glue_dir, "--training_steps", "1", *flags)[0] == 0
+    assert ("--dtype bfloat16 is faster here" in capsys.readouterr().out) == named
 
 
 def new_trainer(net, tokens, loss, dtype="float16"):
