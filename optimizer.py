@@ -138,7 +138,8 @@ class Updater:
     Parameters
     ----------
     parameters : dict of str to Parameter
-        By structural name. Biases and LayerNorm parameters are not decayed.
+        By structural name. Biases and LayerNorm parameters are not decayed. Each one's learning
+        rate is multiplied by its ``lr_mult``.
     optimizer : mx.optimizer.Optimizer
     ctx : mx.Context, optional
         Where to update them; needed where they are on several.
@@ -169,6 +170,7 @@ class Updater:
         optimizer.set_wd_mult(
             {i: 0.0 for i, n in enumerate(self._names) if n.endswith(("bias", "gamma", "beta"))}
         )
+        optimizer.set_lr_mult({i: p.lr_mult for i, p in enumerate(parameters.values())})
         states = [optimizer.create_state(i, weight) for i, weight in enumerate(self._weights)]
         self.states = dict(zip(self._names, states, strict=True))
         self._fused = fused and isinstance(optimizer, BERTAdam)
@@ -189,7 +191,7 @@ class Updater:
         """
         self._optimizer.set_learning_rate(lr)
         if self._fused:
-            return self._update_fused(lr, examples)
+            return self._update_fused(examples)
         # One pass over the gradients; the clipping itself costs none, it is part of rescale_grad.
         squares = mx.nd.multi_sum_sq(*self._grads, num_arrays=len(self._grads))
         norm = mx.nd.sqrt(squares.sum()) / examples
@@ -237,18 +239,19 @@ class Updater:
             for i, array in enumerate(_as_tuple(state)):
                 array[:] = arrays[f"{i}:{name}"]
 
-    def _update_fused(self, lr: float, examples: float) -> NDArray:
+    def _update_fused(self, examples: float) -> NDArray:
         optimizer, indices = self._optimizer, list(range(len(self._names)))
         # The largest float32 stands for no clipping.
         largest = min(self._max_norm, float(np.finfo(np.float32).max))
-        hyper = mx.nd.array([lr, 1.0, optimizer.epsilon, 1.0 / examples, largest])
+        hyper = mx.nd.array([1.0, optimizer.epsilon, 1.0 / examples, largest])
         if optimizer.correct_bias:
             scale, epsilon = optimizer.correction(self._steps + 1)
-            hyper[1:2], hyper[2:3] = scale.astype("float32"), epsilon.astype("float32")
+            hyper[0:1], hyper[1:2] = scale.astype("float32"), epsilon.astype("float32")
         means, variances = zip(*self.states.values(), strict=True)
         arrays = zip(self._weights, self._grads, means, variances, strict=True)
         norm = mx.nd.bert_adam(
             hyper,
+            mx.nd.array(optimizer._get_lrs(indices)),
             mx.nd.array(optimizer._get_wds(indices)),
             *itertools.chain.from_iterable(arrays),
             parameters=len(indices),

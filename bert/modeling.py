@@ -249,6 +249,17 @@ class BERTModel(_ParameterBlock):
             for parameter in block._reg_params.values():
                 parameter.grad_req = "null"
 
+    def decay_learning_rates(self, rate: float) -> None:
+        """Multiply the learning rate by ``rate`` once more for each layer further from the output.
+
+        The last layer's by ``rate``, the embeddings' by ``rate ** (num_layers + 1)``; the pooler's
+        stays (Zhang et al. 2021, https://arxiv.org/abs/2006.05987, section 2).
+        """
+        cells = list(self.encoder.transformer_cells)
+        for distance, block in enumerate([*reversed(cells), self], start=1):
+            for parameter in block._reg_params.values():
+                parameter.lr_mult = rate**distance
+
     def use_bfloat16(self) -> None:
         """Compute the matrix products of the encoder's dense layers in bfloat16, on a CPU."""
         self.bfloat16 = True

@@ -146,6 +146,25 @@ def test_gradients_are_scaled_down_to_the_largest_norm(fused, max_norm, moved, r
     np.testing.assert_allclose(np.linalg.norm(m), 0.1 * moved, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "name, fused",
+    [("bertadam", True), *((n, False) for n in ("bertadam", "adamw", "adam", "sgd"))],
+)
+def test_a_parameters_learning_rate_is_multiplied_by_its_own_factor(name, fused, request):
+    if fused:
+        request.getfixturevalue("fused_operators")
+    parameters = make_parameters({"near.weight": np.ones((3, 2)), "far.weight": np.ones((3, 2))})
+    parameters["far.weight"].lr_mult = 0.25
+    updater = optimizer.Updater(parameters, optimizer.create(name, 0.01, 1e-6), fused=fused)
+    for update in range(3):
+        for parameter in parameters.values():
+            parameter.grad()[:] = update + 1
+        updater.update(1e-3, 1)
+    near, far = (1 - parameter.data().asnumpy() for parameter in parameters.values())
+    assert near.min() > 1e-4
+    np.testing.assert_allclose(far, near / 4, rtol=2e-3)
+
+
 @pytest.mark.parametrize("name", ["adam", "sgd"])
 def test_mxnets_own_optimizers_step_down_the_gradient(name):
     parameters = make_parameters({"dense.weight": np.ones((2, 2))})

@@ -41,11 +41,11 @@ site, eps)``
 ``bert_dense(x, weight)``
     x weightᵀ ``[rows, units]``, only if :data:`amx` is true: as exact as products in float32, and
     faster. **x** is ``[rows, depth]``, **weight** ``[units, depth]``.
-``bert_adam(hyper, decay, weight, gradient, m, v, weight, ..., parameters, beta1, beta2)``
+``bert_adam(hyper, lr, decay, weight, gradient, m, v, weight, ..., parameters, beta1, beta2)``
     Updates weight, m and v of all parameters in place, and returns the gradients' global norm
-    ``[1]`` before clipping; if it is not finite, nothing changes. **hyper** ``[5]`` is the learning
-    rate, the factor of m (1, or the bias correction), epsilon, the factor of the gradients
-    (1 / examples) and the largest norm; **decay** ``[parameters]`` is the weight decay.
+    ``[1]`` before clipping; if it is not finite, nothing changes. **hyper** ``[4]`` is the factor
+    of m (1, or the bias correction), epsilon, the factor of the gradients (1 / examples) and the
+    largest norm; **lr** and **decay** ``[parameters]`` are learning rate and weight decay.
 """
 
 from __future__ import annotations

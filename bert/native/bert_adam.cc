@@ -1,7 +1,7 @@
 // One update of all parameters by BERTAdam, their gradients clipped by the global norm.
 //
-// Inputs: hyper [5] = learning rate, scale of m (1, or the bias correction), epsilon, factor of
-// the gradients (1 / examples), largest norm; decay [parameters]; then weight, gradient, m and v
+// Inputs: hyper [4] = scale of m (1, or the bias correction), epsilon, factor of the gradients
+// (1 / examples), largest norm; lr [parameters]; decay [parameters]; then weight, gradient, m and v
 // of every parameter. Attributes: parameters, beta1, beta2.
 // Output: norm [1], of the gradients times their factor. Where it is not finite, nothing changes.
 #include "common.h"
@@ -9,7 +9,7 @@
 namespace bert {
 namespace {
 
-constexpr int kHead = 2;
+constexpr int kHead = 3;
 constexpr int kMostParameters = 1 << 20;  // of which each is four inputs
 // Elements a thread takes at once. Fixed, so that the norm, summed block by block, does not depend
 // on the threads.
@@ -30,8 +30,8 @@ MXReturnValue update(const Attributes& attributes, Tensors* inputs, Tensors* out
   const int parameters = integer(attributes, "parameters");
   const float beta1 = number(attributes, "beta1"), beta2 = number(attributes, "beta2");
   const float* hyper = data(inputs, 0);
-  const float lr = hyper[0], scale = hyper[1], epsilon = hyper[2], factor = hyper[3];
-  const float* decay = data(inputs, 1);
+  const float scale = hyper[0], epsilon = hyper[1], factor = hyper[2], most = hyper[3];
+  const float *lrs = data(inputs, 1), *decay = data(inputs, 2);
 
   std::vector<Block> blocks;
   for (int i = 0; i < parameters; ++i) {
@@ -54,13 +54,13 @@ MXReturnValue update(const Attributes& attributes, Tensors* inputs, Tensors* out
   data(outputs, 0)[0] = norm;
   if (!std::isfinite(norm)) return mxnet::ext::MX_SUCCESS;
 
-  const float rescale = factor / std::max(norm / hyper[4], 1.0f);
+  const float rescale = factor / std::max(norm / most, 1.0f);
 #pragma omp parallel for schedule(static)
   for (size_t b = 0; b < blocks.size(); ++b) {
     const int first = kHead + 4 * blocks[b].parameter;
     float *weight = data(inputs, first), *m = data(inputs, first + 2), *v = data(inputs, first + 3);
     const float* gradient = data(inputs, first + 1);
-    const float wd = decay[blocks[b].parameter];
+    const float lr = lrs[blocks[b].parameter], wd = decay[blocks[b].parameter];
 #pragma omp simd
     for (int64_t i = blocks[b].begin; i < blocks[b].end; ++i) {
       const float g = gradient[i] * rescale;
@@ -91,8 +91,8 @@ MXReturnValue mutated(const Attributes& attributes, std::vector<int>* inputs) {
 
 MXReturnValue infer_shape(const Attributes& attributes, Shapes* in, Shapes* out) {
   const unsigned parameters = integer(attributes, "parameters");
-  (*in)[0] = {5};
-  (*in)[1] = {parameters};
+  (*in)[0] = {4};
+  (*in)[1] = (*in)[2] = {parameters};
   for (unsigned i = 0; i < parameters; ++i) {
     const size_t weight = kHead + 4 * i;
     for (size_t state : {1, 2, 3}) (*in)[weight + state] = (*in)[weight];

@@ -401,7 +401,7 @@ SHAPES = {
     "bert_bias_gelu": {"x": (6, 8), "bias": (8,)},
     "bert_bias_activation": {"x": (6, 8), "bias": (8,)},
     "bert_adam": {
-        **{"hyper": (5,), "decay": (2,)},
+        **{"hyper": (4,), "lr": (2,), "decay": (2,)},
         **{f"{state}{i}": (3, 4) for i in range(2) for state in ("weight", "gradient", "m", "v")},
     },
     "bert_dense": {"x": (6, 8), "weight": (4, 8)},
@@ -598,15 +598,15 @@ def test_adam_equals_float64_over_updates_with_and_without_clipping():
     random = np.random.default_rng(0)
     parameters = adam_inputs(random)
     arrays = [[mx.nd.array(x) for x in parameter] for parameter in parameters]
-    decay = [0.01, 0.0, 0.5]
+    rates, decay = [1e-3, 2e-3, 1e-4], [0.01, 0.0, 0.5]
     for step in range(10):
         factor = 1e-4 if step % 2 else 0.25
-        hyper = [1e-3, 1.5, 1e-6, factor, 1.0]
+        hyper = [1.5, 1e-6, factor, 1.0]
         for parameter, array in zip(parameters, arrays, strict=True):
             parameter[1] = normal(random, *parameter[1].shape)
             array[1][:] = mx.nd.array(parameter[1])
         norm = mx.nd.bert_adam(
-            *(mx.nd.array(hyper), mx.nd.array(decay)),
+            *map(mx.nd.array, (hyper, rates, decay)),
             *(array for parameter in arrays for array in parameter),
             parameters=3,
             beta1=0.9,
@@ -614,11 +614,11 @@ def test_adam_equals_float64_over_updates_with_and_without_clipping():
         )
         expected = factor * np.sqrt(sum((p[1] ** 2).sum() for p in parameters))
         np.testing.assert_allclose(norm.asscalar(), expected, rtol=1e-5)
-        for p, wd in zip(parameters, decay, strict=True):
+        for p, lr, wd in zip(parameters, rates, decay, strict=True):
             g = p[1] * factor / max(1.0, expected)
             p[2] = 0.9 * p[2] + 0.1 * g
             p[3] = 0.999 * p[3] + 0.001 * g * g
-            p[0] = p[0] - 1e-3 * (1.5 * p[2] / (np.sqrt(p[3]) + 1e-6) + wd * p[0])
+            p[0] = p[0] - lr * (1.5 * p[2] / (np.sqrt(p[3]) + 1e-6) + wd * p[0])
     for parameter, array in zip(parameters, arrays, strict=True):
         np.testing.assert_allclose(array[0].asnumpy(), parameter[0], atol=1e-5)
         np.testing.assert_allclose(array[3].asnumpy(), parameter[3], rtol=1e-4)
@@ -630,8 +630,8 @@ def test_adam_changes_nothing_where_the_norm_is_not_finite(bad):
     parameters[0][1][3, 5] = bad
     arrays = [mx.nd.array(x) for parameter in parameters for x in parameter]
     before = [array.asnumpy() for array in arrays]
-    hyper, decay = mx.nd.array([1e-3, 1.0, 1e-6, 1.0, 1.0]), mx.nd.zeros(3)
-    norm = mx.nd.bert_adam(hyper, decay, *arrays, parameters=3, beta1=0.9, beta2=0.999)
+    head = mx.nd.array([1.0, 1e-6, 1.0, 1.0]), mx.nd.full((3,), 1e-3), mx.nd.zeros(3)
+    norm = mx.nd.bert_adam(*head, *arrays, parameters=3, beta1=0.9, beta2=0.999)
     assert not np.isfinite(norm.asscalar())
     for array, old in zip(arrays, before, strict=True):
         np.testing.assert_array_equal(array.asnumpy(), old)
@@ -639,10 +639,8 @@ def test_adam_changes_nothing_where_the_norm_is_not_finite(bad):
 
 def test_adams_moments_become_zero_before_they_are_subnormal():
     weight, gradient, m, v = (mx.nd.full((1000,), x) for x in (1.0, 0.0, 1.2e-38, 1.175e-38))
-    hyper = mx.nd.array([1e-3, 1.0, 1e-6, 1.0, 1.0])
-    mx.nd.bert_adam(
-        hyper, mx.nd.zeros(1), weight, gradient, m, v, parameters=1, beta1=0.9, beta2=0.999
-    )
+    head = mx.nd.array([1.0, 1e-6, 1.0, 1.0]), mx.nd.full((1,), 1e-3), mx.nd.zeros(1)
+    mx.nd.bert_adam(*head, weight, gradient, m, v, parameters=1, beta1=0.9, beta2=0.999)
     assert not m.asnumpy().any() and not v.asnumpy().any()
     np.testing.assert_array_equal(weight.asnumpy(), 1)
 

@@ -60,6 +60,28 @@ def test_a_large_epsilon_makes_steps_small(train):
     assert 0 < lengths["1"] < lengths["1e-6"] / 10
 
 
+@pytest.mark.parametrize("no_native", [(), ("--no_native",)])
+def test_each_layer_moves_less_than_the_one_above_it(no_native, train):
+    # The largest step of Adam's first update is the learning rate.
+    flags = (*SHORT, *no_native, "--training_steps", "1", "--weight_decay", "0")
+    start = read_params(train(*flags, *NO_STEP, out="start") / "model.params")
+    after = train(*flags, "--lr", "1e-2", "--layer_lr_decay", "0.1", out="after")
+    steps = {
+        name: np.abs(array - start[name]).max()
+        for name, array in read_params(after / "model.params").items()
+    }
+    for part, step in {
+        "classifier.1.weight": 1e-2,
+        "pooler.weight": 1e-2,
+        "transformer_cells.1.ffn.ffn_2.weight": 1e-3,
+        "transformer_cells.0.ffn.ffn_2.weight": 1e-4,
+        "word_embed.0.weight": 1e-5,
+        "position_weight": 1e-5,
+    }.items():
+        (name,) = (name for name in steps if name.endswith(part))
+        assert steps[name] == pytest.approx(step, rel=0.05), name
+
+
 @pytest.mark.parametrize("flags, largest", [((), 30), (("--dev_batch_size", "8"), 8)])
 @pytest.mark.parametrize("no_native", [(), ("--no_native",)])
 def test_the_network_sees_dev_batch_size_rows_at_once(
