@@ -38,7 +38,10 @@ from finetuning.results.metrics import compute
 HERE = Path(__file__).resolve().parent
 RESULTS, TABLE = HERE / "parity.jsonl", HERE / "PARITY.md"
 RECIPE = ("--optimizer", "adamw", "--lr", "5e-5", "--epochs", "3")
-RECOMMENDED = ("--optimizer", "adamw", "--lr", "1e-4", "--epochs", "4", "--dropout", "0")
+RECOMMENDED = (
+    *("--optimizer", "adamw", "--lr", "1.5e-4", "--layer_lr_decay", "0.85"),
+    *("--epochs", "4", "--dropout", "0"),
+)
 FOR_PAIRS_WITHOUT_AN_ORDER = ("--swap_pairs",)
 HUGGING_FACE, SAME = "Hugging Face", "this project, same recipe"
 OWN, OWN_BFLOAT16 = "this project, recommended", "this project, recommended, bfloat16"
