@@ -253,7 +253,7 @@ class BERTModel(_ParameterBlock):
         """Multiply the learning rate by ``rate`` once more for each layer further from the output.
 
         The last layer's by ``rate``, the embeddings' by ``rate ** (num_layers + 1)``; the pooler's
-        stays (Zhang et al. 2021, https://arxiv.org/abs/2006.05987, section 2).
+        stays (Zhang et al. 2021, https://arxiv.org/abs/2006.05987).
         """
         cells = list(self.encoder.transformer_cells)
         for distance, block in enumerate([*reversed(cells), self], start=1):
