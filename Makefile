@@ -104,8 +104,8 @@ test-asan: setup
 	CXX="env -u LD_PRELOAD g++ $(SANITIZE)" \
 		LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
 		ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest -q -s -m "slow or not slow" \
-		tests/bert/test_native.py tests/bert/test_native_dense.py tests/bert/test_native_layer.py \
-		tests/bert/test_inference.py
+		tests/bert/test_native.py tests/bert/test_native_refusals.py \
+		tests/bert/test_native_dense.py tests/bert/test_native_layer.py tests/bert/test_inference.py
 
 test-machines:
 	tests/machines.sh

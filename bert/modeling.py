@@ -249,11 +249,11 @@ class BERTModel(_ParameterBlock):
             for parameter in block._reg_params.values():
                 parameter.grad_req = "null"
 
-    def decay_learning_rates(self, rate: float) -> None:
-        """Multiply the learning rate by ``rate`` once more for each layer further from the output.
+    def decay_lr_by_layer(self, rate: float) -> None:
+        """Make each layer's learning rate ``rate`` times that of the layer above it.
 
-        The last layer's by ``rate``, the embeddings' by ``rate ** (num_layers + 1)``; the pooler's
-        stays (Zhang et al. 2021, https://arxiv.org/abs/2006.05987).
+        The pooler's is multiplied by 1, the last layer's by ``rate``, and so on; the embeddings' by
+        ``rate ** (num_layers + 1)`` (Zhang et al. 2021, https://arxiv.org/abs/2006.05987).
         """
         cells = list(self.encoder.transformer_cells)
         for distance, block in enumerate([*reversed(cells), self], start=1):

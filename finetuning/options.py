@@ -159,8 +159,8 @@ class Options:
     lr: float = flag(5e-5, numbers(_POSITIVE, "a rate"), "RATE",
         "peak learning rate; several: as --batch_size", decides=True)
     layer_lr_decay: float = flag(1.0, number(float, 0, 1, open_low=True), "R",
-        "multiply the learning rate by R once more for each layer further from the output, down to "
-        "the embeddings (https://arxiv.org/abs/2006.05987)",
+        "layer-wise decay of the learning rate: each layer's is R times that of the layer above "
+        "it, down to the embeddings (https://arxiv.org/abs/2006.05987)",
         decides=True)
     epsilon: float = flag(1e-6, _POSITIVE, "E", "added to Adam's denominator", decides=True)
     weight_decay: float = flag(0.01, number(float, 0), "W",

@@ -30,7 +30,7 @@ MXReturnValue update(const Attributes& attributes, Tensors* inputs, Tensors* out
   const int parameters = integer(attributes, "parameters");
   const float beta1 = number(attributes, "beta1"), beta2 = number(attributes, "beta2");
   const float* hyper = data(inputs, 0);
-  const float scale = hyper[0], epsilon = hyper[1], factor = hyper[2], most = hyper[3];
+  const float scale = hyper[0], epsilon = hyper[1], factor = hyper[2], max_norm = hyper[3];
   const float *lrs = data(inputs, 1), *decay = data(inputs, 2);
 
   std::vector<Block> blocks;
@@ -54,7 +54,7 @@ MXReturnValue update(const Attributes& attributes, Tensors* inputs, Tensors* out
   data(outputs, 0)[0] = norm;
   if (!std::isfinite(norm)) return mxnet::ext::MX_SUCCESS;
 
-  const float rescale = factor / std::max(norm / most, 1.0f);
+  const float rescale = factor / std::max(norm / max_norm, 1.0f);
 #pragma omp parallel for schedule(static)
   for (size_t b = 0; b < blocks.size(); ++b) {
     const int first = kHead + 4 * blocks[b].parameter;

@@ -100,7 +100,7 @@ def prepare(options: Options, workers: Workers) -> Run:
         console.start_logging(folder / "train.log" if folder else None)
     if options.freeze:
         freeze(classifier.net, options.freeze)
-    classifier.net.bert.decay_learning_rates(options.layer_lr_decay)
+    classifier.net.bert.decay_lr_by_layer(options.layer_lr_decay)
     fused = workers.ctx[0].device_type == "cpu" and not options.no_native
     unavailable = classifier.compile(fused, options.dtype == "bfloat16")
     summary.log_files(splits.bad)
